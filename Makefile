@@ -1,0 +1,58 @@
+# `make repro` is all a newcomer needs; `make` lists the rest. Setting up is part of every target and happens once.
+PYTHON ?= python3.11
+MODEL  ?=
+SHELL  := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro report compare test lint bases bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready .venv/has-sox  ## install what a run needs: .venv with the locked packages, and sox
+
+repro: setup  ## bring everything that is out of date up to date
+	dvc repro
+	@echo "Listen: $(CURDIR)/reports/index.html"
+
+report: setup  ## build the listening pages, and what they need, and print where they are
+	dvc repro index
+	@echo "Listen: $(CURDIR)/reports/index.html"
+
+compare: setup  ## table of the runs: what each one changed and what came of it
+	@python -m stages.compare
+
+test: setup lint .venv/has-chromium .venv/has-chromedriver .venv/has-flite  ## lint and run every test
+	pytest -n 2
+
+lint: .venv/ready  ## ruff (errors and style) and mypy (types)
+	ruff check .
+	mypy
+
+bases: setup .venv/has-flite  ## train a tiny base from synthetic voices: make bases MODEL=cosyvoice3
+	@[ -n "$(MODEL)" ] || { echo "make bases: say which family, like MODEL=cosyvoice3"; exit 1; }
+	python -m stages.bases --model $(MODEL)
+
+bench: setup  ## measure batching and packing, and tokens/s and memory of each stage
+	python -m stages.bench
+
+clean:  ## remove scratch and tool caches; results stay, and so does .venv
+	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find models stages tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready: requirements.lock
+	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info[:2] == (3, 11)' 2>/dev/null || { \
+		echo "$(PYTHON): not a Python 3.11 with venv; install it (Debian 12: apt-get install python3.11-venv)" \
+		"or name yours: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
+	@touch $@
+
+# A program from the operating system: .venv/has-sox installs the Debian package sox where the program is missing.
+package_chromedriver := chromium-driver
+.venv/has-%: | .venv/ready
+	@command -v $* >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -q && apt-get install -qy --no-install-recommends $(or $(package_$*),$*); } || { \
+		echo "$*: not found; install it (Debian: sudo apt-get install $(or $(package_$*),$*))"; exit 1; }
+	@touch $@
