@@ -1,0 +1,195 @@
+"""What a stage may ask of a family. Every package in `models/` subclasses `Family` and nothing else is called.
+
+Shapes: T is frames of codes, K is codebooks, all code arrays are int32 of shape (T, K). Audio is mono float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from models.parts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised utterance. `speaker_embedding` is float32 (E,); families without one leave it empty."""
+
+    id: str
+    text: str
+    speaker: str
+    codes: np.ndarray
+    speaker_embedding: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who is speaking: what the frozen decoder, or the prompt, is conditioned on.
+
+    `speaker_embedding`: float32 (E,), the mean over several training clips. `prompts`: reference utterances of the
+    speaker (text and codes), for families that take one; else empty.
+    """
+
+    speaker: str
+    speaker_embedding: np.ndarray
+    prompts: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a tokenised set was made with. `train` refuses a set whose contract is not the network's own.
+
+    The v2 and v3 S3 codes have the same range and a different meaning: only the tokeniser's hash tells them apart.
+    """
+
+    tokeniser: str          # the tokeniser's id
+    tokeniser_sha256: str   # hash of its weights
+    sample_rate: int        # Hz, of the audio that was encoded
+    token_rate: float       # frames per second
+    codebooks: int
+    vocabulary: tuple[int, ...]  # entries of each codebook
+
+    def check(self, other: Contract, where: str) -> None:
+        """Raise, naming the first field that differs; `where` says which file holds `other`."""
+        for name in self.__dataclass_fields__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise UserError(f"{where}: made with {name} {theirs}, but this network needs {mine}; run its tokenise stage again")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones."""
+
+    temperature: float = 0.8
+    top_k: int = 25
+    top_p: float = 0.9
+    max_ratio: float = 2.5
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated utterance. `finish` is "stop" (the stop token came) or "length" (the cap did).
+
+    `logprobs` float32 (steps,): the log-probability of every decision that was taken, the stop included, before
+    temperature and truncation. The alignment check compares them with the training loss.
+    """
+
+    codes: np.ndarray
+    finish: str
+    logprobs: np.ndarray
+
+
+@dataclass
+class Loss:
+    """`total` is what is minimised (a scalar with gradient); `parts` are its named terms (floats, nats per label)."""
+
+    total: torch.Tensor
+    parts: dict[str, float]
+    labels: int  # supervised decisions in this batch
+
+
+class Codec(ABC):
+    """Waveform to codes and back. Batched results equal single ones, bit for bit."""
+
+    contract: Contract
+    output_sample_rate: int
+
+    @abstractmethod
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Waves at `contract.sample_rate` to int32 codes (T, K)."""
+
+    @abstractmethod
+    def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
+        """Float32 (E,) of one wave at `contract.sample_rate`; empty for families without one."""
+
+    @abstractmethod
+    def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
+        """Codes (T, K) to waves at `output_sample_rate`."""
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """`mode` "lora" or "sft"; the other fields count for LoRA alone."""
+
+    mode: str = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+
+class Family(ABC):
+    """One model family. `name` is its package; `card` the facts in card.yaml."""
+
+    name: str
+
+    def __init__(self) -> None:
+        path = Path(__file__).parents[1] / self.name / "card.yaml"
+        self.card: dict[str, Any] = yaml.safe_load(path.read_text())
+
+    # --- data -----------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def codec(self, weights: Path) -> Codec: ...
+
+    @abstractmethod
+    def write(self, examples: Sequence[Example], folder: Path) -> None:
+        """Write the family's own training format to `folder` (made if absent), the same bytes for the same input."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> list[Example]:
+        """What `write` wrote, exactly and in order. UserError for a file that is missing, cut or of another shape."""
+
+    # --- network --------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def network(self, weights: Path) -> torch.nn.Module:
+        """The network with the released key names, loaded strictly, float32, in eval mode."""
+
+    @abstractmethod
+    def create(self, config: dict[str, Any], seed: int) -> torch.nn.Module:
+        """A network with seeded random weights and a character tokenizer, for training a tiny base from nothing."""
+
+    @abstractmethod
+    def save(self, network: torch.nn.Module, folder: Path) -> None:
+        """Write what `network` reads: config.json, tokenizer.json, model.safetensors in half precision."""
+
+    @abstractmethod
+    def adapt(self, network: torch.nn.Module, settings: AdaptSettings) -> torch.nn.Module:
+        """Make `network` trainable (LoRA or SFT); returns the module to train. Its outputs do not change by this."""
+
+    @abstractmethod
+    def adapter_state(self, network: torch.nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
+        """What a checkpoint stores: the adapter's tensors, or every weight for SFT."""
+
+    @abstractmethod
+    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> torch.nn.Module:
+        """A plain network: the saved base plus `scale` × the adapter, merged in float32. SFT: base + scale × difference."""
+
+    @abstractmethod
+    def batch(self, network: torch.nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Padded tensors of one batch, labels included. The one place where labels are shifted."""
+
+    @abstractmethod
+    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Loss: ...
+
+    @abstractmethod
+    def generate(
+        self, network: torch.nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
+        max_frames: Sequence[int],
+    ) -> list[Generation]:
+        """One utterance a text, generated as one batch with a KV cache; `seeds[i]` alone decides its randomness."""
+
+    @abstractmethod
+    def decision_logprobs(self, network: torch.nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
+        """Teacher-forced: the training path's log-probability of each decision in `generation.logprobs`, same order."""
+
+    @abstractmethod
+    def check_shapes(self, network: torch.nn.Module, contract: Contract) -> None:
+        """Head width, embedding rows, special ids and the largest code fit each other; UserError if not."""

@@ -1,0 +1,137 @@
+"""The frozen decoder: codes -> log-mel by flow matching with a diffusion transformer (DiT), one patch of mel a token.
+
+It stands where the released models have their flow (CosyVoice) or codec decoder (Fish); small, and trained on
+synthetic voices. The network predicts the clean mel x1 from x_t = (1 - t) noise + t x1, so its first step from pure
+noise is already the conditional mean, and later steps only add detail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.parts import voiceprint
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """`codebooks`: entries of each codebook. `patch`: mel frames a token. `speaker`: conditioned on a voiceprint?"""
+
+    codebooks: tuple[int, ...]
+    patch: int
+    bands: int = 80
+    width: int = 128
+    layers: int = 5
+    heads: int = 4
+    speaker: bool = True
+    steps: int = 4  # Euler steps in decoding
+
+
+class Block(nn.Module):
+    """Transformer block, both ways, with the time step in its norms (adaLN)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, 3 * width)
+        self.down = nn.Linear(3 * width, width)
+        # Neighbours matter more than the far context; attention alone learns that slowly.
+        self.local = nn.Conv1d(width, width, 5, padding=2, groups=width)
+        # One modulation serves all blocks (as in PixArt-alpha, arXiv 2310.00426); each adds its own constant.
+        self.modulation = nn.Parameter(torch.zeros(4 * width))
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, mask: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """x (B, T, W), time (B, 4 W), mask (B, T) bool."""
+        shift1, scale1, shift2, scale2 = (time + self.modulation)[:, None].chunk(4, dim=-1)
+        h = self.norm1(x) * (1 + scale1) + shift1
+        h = (h + self.local((h * mask[..., None]).transpose(1, 2)).transpose(1, 2))
+        batch, length, width = h.shape
+        q, k, v = self.qkv(h).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v, attn_mask=mask[:, None, None])
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        h = self.norm2(x) * (1 + scale2) + shift2
+        return x + self.down(F.gelu(self.up(h)))
+
+
+def rotary(length: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin (length, size) for `rotate`, base 10,000."""
+    frequency = 10000.0 ** (-torch.arange(0, size, 2) / size)
+    angle = torch.outer(torch.arange(length), frequency).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary position embedding of (B, H, T, D), half-split pairs."""
+    a, b = x.chunk(2, dim=-1)
+    return x * rope[0] + torch.cat([-b, a], dim=-1) * rope[1]
+
+
+class Flow(nn.Module):
+    """Codes (and a voiceprint) to log-mel."""
+
+    def __init__(self, config: FlowConfig):
+        super().__init__()
+        self.config = config
+        width, patch = config.width, config.patch * config.bands
+        self.embed = nn.ModuleList(nn.Embedding(size, width) for size in config.codebooks)
+        self.speaker = nn.Linear(voiceprint.SIZE, width) if config.speaker else None
+        self.noisy = nn.Linear(patch, width)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4 * width))
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, patch)
+        # What a band is like over all training speech: how voiceprints and, without one, mels are standardised.
+        self.register_buffer("print_mean", torch.zeros(voiceprint.SIZE))
+        self.register_buffer("print_scale", torch.ones(voiceprint.SIZE))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x (B, T, patch × bands) noisy, t (B,) in [0, 1], codes (B, T, K), prints (B, 192), mask (B, T) -> clean x."""
+        h = self.noisy(x) + torch.stack([table(codes[..., k]) for k, table in enumerate(self.embed)]).sum(0)
+        if self.speaker is not None:
+            h = h + self.speaker((prints - self.print_mean) / self.print_scale)[:, None]
+        half = self.config.width // 2
+        angle = 1000 * t[:, None] * torch.exp(-torch.arange(half) * (9.21 / half))
+        time = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        rope = rotary(x.shape[1], self.config.width // self.config.heads)
+        for block in self.blocks:
+            h = block(h, time, mask, rope)
+        return self.head(self.norm(h))
+
+    def _scale(self, prints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread (B, 1, bands) that mels are standardised by: the speaker's own, or everyone's."""
+        vectors = prints if self.config.speaker else self.print_mean.expand(len(prints), -1)
+        mean, spread, _ = voiceprint.split(vectors)
+        return mean[:, None], spread[:, None]
+
+    def loss(self, mel: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """mel (B, T × patch, bands), mask (B, T): mean absolute error of the clean mel, at a random time and noise."""
+        mean, spread = self._scale(prints)
+        batch, length = mask.shape
+        clean = ((mel - mean) / spread).reshape(batch, length, -1)
+        # Half of the steps at t = 0, where the conditional mean is learnt; the rest anywhere.
+        t = torch.rand(batch) * (torch.rand(batch) < 0.5)
+        noise = torch.randn_like(clean)
+        x = (1 - t)[:, None, None] * noise + t[:, None, None] * clean
+        error = (self(x, t, codes, prints, mask) - clean).abs().mean(-1)
+        return (error * mask).sum() / mask.sum()
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor, prints: torch.Tensor) -> torch.Tensor:
+        """One utterance: codes (T, K), prints (192,) -> log-mel (T × patch, bands). The same noise for every call."""
+        length, patch = len(codes), self.config.patch * self.config.bands
+        mask = torch.ones(1, length, dtype=torch.bool)
+        x = torch.randn(length, patch, generator=torch.Generator().manual_seed(0))[None]
+        steps = self.config.steps
+        for step in range(steps):
+            t = step / steps
+            clean = self(x, torch.tensor([t]), codes[None], prints[None], mask)
+            x = clean if step == steps - 1 else x + (clean - x) / (1 - t) / steps
+        mean, spread = self._scale(prints[None])
+        return (x.reshape(1, length * self.config.patch, -1) * spread + mean)[0]

@@ -1,0 +1,61 @@
+"""LoRA through PEFT, and full fine-tuning, for networks on transformers' blocks.
+
+The trunk is wrapped in place (`get_peft_model` on the Qwen2 model); embeddings and heads outside it stay frozen.
+Merging starts from the saved base in float32, never from a live training model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings
+
+
+def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
+    """Freeze `trunk` and put fresh LoRA layers (B = 0: the output stays) into its modules named by `settings.targets`."""
+    linear = {name.rsplit(".", 1)[-1] for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear)}
+    unknown = sorted(set(settings.targets) - linear)
+    if unknown or not settings.targets:
+        # PEFT is silent when only some of the names match; a fused name from another framework trains half of what it says.
+        raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(sorted(linear))}")
+    trunk.requires_grad_(False)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
+        target_modules=list(settings.targets), bias="none",
+    )
+    inject_adapter_in_model(config, trunk)
+
+
+def state(trunk: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The adapter's tensors alone, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(trunk).items()}
+
+
+def merge(trunk: torch.nn.Module, adapter: Mapping[str, torch.Tensor], settings: AdaptSettings, scale: float) -> None:
+    """Put `scale` × the adapter into the weights of a plain `trunk`, in place, and drop the LoRA layers."""
+    plain = {name for name, _ in trunk.named_parameters()}
+    adapt(trunk, settings)
+    result = set_peft_model_state_dict(trunk, dict(adapter))
+    if result.unexpected_keys or set(state(trunk)) != set(adapter):
+        raise UserError("adapter: its tensors do not fit train.rank and train.targets of params.yaml; judge it with the settings that it was trained with")
+    for name, module in list(trunk.named_modules()):
+        if hasattr(module, "base_layer") and hasattr(module, "merge"):
+            for key in module.scaling:
+                module.scaling[key] *= scale
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(trunk.get_submodule(parent) if parent else trunk, child, module.get_base_layer())
+    assert {name for name, _ in trunk.named_parameters()} == plain
+
+
+def blend(network: torch.nn.Module, tuned: Mapping[str, torch.Tensor], scale: float) -> None:
+    """Full fine-tuning: base + `scale` × (tuned − base), in place, in float32."""
+    base = network.state_dict()
+    if set(base) != set(tuned):
+        raise UserError(f"checkpoint: {len(set(base) ^ set(tuned))} keys differ from the base's; it belongs to other weights")
+    network.load_state_dict({name: base[name] + scale * (tuned[name].to(base[name].dtype) - base[name]) for name in base})

@@ -1,0 +1,119 @@
+"""The small codec of paradigm B: a semantic codebook, then residual ones for what it does not say: voice, pitch, loudness.
+
+Codebook 0 is `SemanticQuantiser`. Each semantic entry has a mean mel patch; what a frame's patch differs from it is
+quantised in stages (residual k-means after a PCA). The decoder is `Flow` on all codebooks, without a speaker vector:
+the language model has to write the voice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+
+from models.parts import voiceprint, whisper
+from models.parts.family import Codec, Contract, Voice
+from models.parts.flow import Flow, FlowConfig
+from models.parts.mel import Mel
+from models.parts.semantic import SemanticQuantiser, at_token_rate, kmeans
+from models.parts.weights import load_into, read_config, sha256_of
+
+
+class ResidualQuantiser(torch.nn.Module):
+    """Mel patches (T, P) given their semantic ids -> residual codes (T, stages)."""
+
+    def __init__(self, semantic: int, patch: int, width: int, entries: Sequence[int]):
+        super().__init__()
+        self.register_buffer("means", torch.zeros(semantic, width))  # of the patches, in the basis
+        self.register_buffer("basis", torch.zeros(patch, width))
+        self.stages = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(n, width), requires_grad=False) for n in entries)
+
+    @torch.no_grad()
+    def forward(self, patches: torch.Tensor, semantic: torch.Tensor) -> torch.Tensor:
+        rest = patches @ self.basis - self.means[semantic]
+        codes = []
+        for entries in self.stages:
+            nearest = (entries.pow(2).sum(1) - 2 * rest @ entries.T).argmin(1)
+            codes.append(nearest)
+            rest = rest - entries[nearest]
+        return torch.stack(codes, 1)
+
+    @torch.no_grad()
+    def fit(self, patches: torch.Tensor, semantic: torch.Tensor, seed: int) -> list[float]:
+        """Means, basis and stages from training frames; returns the share of variance explained after each stage."""
+        generator = torch.Generator().manual_seed(seed)
+        overall = patches.mean(0)
+        sums = torch.zeros(len(self.means), patches.shape[1]).index_add_(0, semantic, patches)
+        counts = torch.bincount(semantic, minlength=len(self.means))[:, None]
+        means = (sums + 5 * overall) / (counts + 5)  # a rare entry leans on the average
+        rest = patches - means[semantic]
+        _, vectors = torch.linalg.eigh(rest.T @ rest / len(rest))
+        self.basis.copy_(vectors[:, -self.basis.shape[1] :].flip(1))
+        self.means.copy_(means @ self.basis)
+        total = rest.pow(2).sum()
+        lost = total - (rest @ self.basis).pow(2).sum()
+        rest = rest @ self.basis
+        explained = []
+        for entries in self.stages:
+            entries.copy_(kmeans(rest, len(entries), generator, 60, 20000))
+            rest = rest - entries[(entries.pow(2).sum(1) - 2 * rest @ entries.T).argmin(1)]
+            explained.append(1 - float((rest.pow(2).sum() + lost) / total))
+        return explained
+
+
+class ResidualNetwork(torch.nn.Module):
+    """Quantisers and decoder: what model.safetensors holds."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        patch = config["flow"]["patch"] * config["mel"]["bands"]
+        semantic, *residual = config["codebooks"]
+        self.quantiser = SemanticQuantiser(semantic, config["pca"])
+        self.residual = ResidualQuantiser(semantic, patch, config["residual_pca"], residual)
+        self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), bands=config["mel"]["bands"], **config["flow"]))
+
+
+class ResidualCodec(Codec):
+    """Semantic and residual codebooks; frames of `config["frame"]` samples."""
+
+    def __init__(self, folder: Path):
+        self.config = read_config(folder / "config.json")
+        self.network = ResidualNetwork(self.config).eval()
+        load_into(self.network, folder / "model.safetensors")
+        self.mel = Mel(self.config["output_sample_rate"], **self.config["mel"])
+        self.output_sample_rate = self.config["output_sample_rate"]
+        self.contract = Contract(
+            tokeniser=self.config["id"],
+            tokeniser_sha256=sha256_of(folder / "model.safetensors", whisper.weights_file()),
+            sample_rate=self.config["sample_rate"],
+            token_rate=self.config["sample_rate"] / self.config["frame"],
+            codebooks=len(self.config["codebooks"]),
+            vocabulary=tuple(self.config["codebooks"]),
+        )
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._encode(wave) for wave in waves]
+
+    def _encode(self, wave: np.ndarray) -> np.ndarray:
+        frames = max(1, -(-len(wave) // self.config["frame"]))
+        speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE).numpy()
+        features = at_token_rate(whisper.features(speech), self.contract.token_rate, frames)
+        semantic = self.network.quantiser(torch.from_numpy(features))
+        residual = self.network.residual(self.patches(wave, frames), semantic)
+        codes: np.ndarray = torch.cat([semantic[:, None], residual], 1).numpy().astype(np.int32)
+        return codes
+
+    def patches(self, wave: np.ndarray, frames: int) -> torch.Tensor:
+        """(frames, patch × bands) log-mel of a wave padded with silence to whole frames."""
+        padded = np.pad(wave, (0, frames * self.config["frame"] - len(wave)))
+        return self.mel(padded).reshape(frames, -1)
+
+    def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
+        return np.zeros(0, np.float32)
+
+    def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
+        nobody = torch.zeros(voiceprint.SIZE)
+        return [self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), nobody)) for c in codes]

@@ -1,0 +1,58 @@
+"""Drawing tokens. Every utterance brings its own random numbers, so that its seed alone decides what is drawn.
+
+A batched `torch.multinomial` would share one generator: an utterance would change with its neighbours. Here each
+utterance has a generator, and a token is drawn from its distribution by one uniform number (inverse transform).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from models.parts.family import Sampling
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator an utterance, on the CPU whatever the network's device: a seed means the same everywhere."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def uniforms(sources: Sequence[torch.Generator], count: int) -> torch.Tensor:
+    """The next `count` numbers in [0, 1) of every generator: float32 (B, count), on the CPU."""
+    return torch.stack([torch.rand(count, generator=source) for source in sources])
+
+
+def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """One token a row: logits (B, V) and uniform (B,) on the CPU to int64 (B,) beside the logits.
+
+    The distribution is cut first, to its `top_k` likeliest entries (0: all) and to the smallest set of them that holds
+    `top_p` of the whole mass, and sharpened by `temperature` afterwards (0: the likeliest entry). That order is Fish's
+    (fishaudio/fish-speech, fish_speech/models/text2semantic/inference.py): a low temperature leaves the set as it is.
+    """
+    entries = logits.shape[-1]
+    likeliest = logits.float().log_softmax(-1).topk(min(sampling.top_k or entries, entries))
+    if sampling.temperature == 0:
+        return likeliest.indices[:, 0]
+    top, index = likeliest.values.cpu(), likeliest.indices  # sums along a row are not deterministic on a GPU
+    mass = top.exp()
+    outside = mass.cumsum(-1) - mass >= sampling.top_p  # the mass before an entry: the first one always stays
+    outside[:, 0] = False
+    weights = (top / sampling.temperature).masked_fill(outside, -torch.inf).softmax(-1).cumsum(-1)
+    # Rounding may leave the last sum below 1: the target is scaled by it, so that no number falls behind the end.
+    choice = (weights <= uniform[:, None] * weights[:, -1:]).sum(-1)
+    return index.gather(-1, choice.clamp(max=index.shape[-1] - 1).to(index.device)[:, None])[:, 0]
+
+
+def draw_unrepeated(
+    logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling, recent: torch.Tensor, fallback: Sampling
+) -> torch.Tensor:
+    """`draw`, but a token that is among `recent` (B, window) is drawn once more, with `fallback`. `uniform`: (B, 2).
+
+    Repetition-aware sampling (VALL-E 2, arXiv 2406.05370): it lets a decoder out of loops. -1 in `recent` means none.
+    """
+    first = draw(logits, uniform[:, 0], sampling)
+    repeated = (recent == first[:, None]).any(-1)
+    if not repeated.any():
+        return first
+    return torch.where(repeated, draw(logits, uniform[:, 1], fallback), first)

@@ -1,0 +1,80 @@
+"""The semantic tokeniser: what is said, hardly who says it.
+
+Speech encoder -> averaged to the token rate -> standardised, PCA -> nearest entry of a k-means codebook. Fitted on
+synthetic voices alone (`make bases`). Log-mel tokens do not transfer between speakers; these do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from models.parts import whisper
+
+
+def at_token_rate(features: np.ndarray, token_rate: float, frames: int) -> np.ndarray:
+    """Encoder frames (n, 384) at 50 Hz -> (frames, 384): each token's mean over the time it covers."""
+    ends = np.linspace(0, frames, frames + 1) * whisper.FRAME_RATE / token_rate
+    total = np.concatenate([np.zeros((1, features.shape[1])), np.cumsum(features.astype(np.float64), 0)])
+    # The integral of the step function up to a fractional frame, clamped at the clip's end.
+    ends = np.minimum(ends, len(features))
+    low = np.floor(ends).astype(int)
+    part = (ends - low)[:, None]
+    high = np.minimum(low + 1, len(features))
+    integral = total[low] + part * (total[high] - total[low])
+    width = np.maximum(np.diff(ends), 1e-3)[:, None]
+    mean: np.ndarray = (np.diff(integral, axis=0) / width).astype(np.float32)
+    # A last token that lies wholly in the padding repeats the one before it.
+    for index in np.flatnonzero(np.diff(ends) <= 1e-3):
+        mean[index] = mean[index - 1] if index else features[-1]
+    return mean
+
+
+class SemanticQuantiser(torch.nn.Module):
+    """PCA and codebook. `mean`, `projection` (384, D) and `entries` (V, D) are its weights."""
+
+    def __init__(self, entries: int, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(whisper.WIDTH))
+        self.register_buffer("projection", torch.zeros(whisper.WIDTH, width))
+        self.register_buffer("entries", torch.zeros(entries, width))
+
+    @torch.no_grad()
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(T, 384) -> ids (T,)."""
+        points = (features - self.mean) @ self.projection
+        # |x - e|² without |x|², which is the same for every entry
+        return (self.entries.pow(2).sum(1) - 2 * points @ self.entries.T).argmin(1)
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor, seed: int, steps: int = 60, batch: int = 20000) -> float:
+        """Standardised PCA and mini-batch k-means on `features` (N, 384); returns the share of variance explained."""
+        generator = torch.Generator().manual_seed(seed)
+        self.mean = features.mean(0)
+        scale = features.std(0).clamp(min=1e-4)
+        centred = (features - self.mean) / scale
+        _, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+        self.projection = vectors[:, -self.entries.shape[1]:].flip(1) / scale[:, None]
+        points = (features - self.mean) @ self.projection
+        self.entries = kmeans(points, len(self.entries), generator, steps, batch)
+        chosen = self.entries[self(features)]
+        return 1 - float((points - chosen).pow(2).sum() / points.pow(2).sum())
+
+
+def kmeans(points: torch.Tensor, entries: int, generator: torch.Generator, steps: int, batch: int) -> torch.Tensor:
+    """Mini-batch k-means (N, D) -> (entries, D); an entry that nothing chose restarts at a random point."""
+    centres = points[torch.randperm(len(points), generator=generator)[:entries]].clone()
+    counts = torch.zeros(entries)
+    for step in range(steps):
+        sample = points[torch.randint(len(points), (min(batch, len(points)),), generator=generator)]
+        nearest = (centres.pow(2).sum(1) - 2 * sample @ centres.T).argmin(1)
+        hits = torch.bincount(nearest, minlength=entries).float()
+        sums = torch.zeros_like(centres).index_add_(0, nearest, sample)
+        counts = 0.7 * counts + hits
+        rate = (hits / counts.clamp(min=1e-6))[:, None]
+        centres = centres + rate * (sums / hits.clamp(min=1)[:, None] - centres) * (hits > 0)[:, None]
+        idle = (counts < 0.5).nonzero().flatten()
+        if len(idle) and step < steps - 10:
+            centres[idle] = sample[torch.randperm(len(sample), generator=generator)[: len(idle)]]
+            counts[idle] = 1.0
+    return centres

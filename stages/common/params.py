@@ -1,0 +1,246 @@
+"""params.yaml, typed: every stage reads its settings here, and a wrong one is one line before any work.
+
+DVC writes `-S lr=2e-6` as `2e-06`, which PyYAML (YAML 1.1) reads as text. Number fields therefore take numbers written
+as text; what they do not take is true and false, which Python would count as 1 and 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from models.parts.errors import UserError
+from stages.common import licences
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "must be a number")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise PydanticCustomError("number", "must be a number") from None
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+CountOrZero = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+Seed = Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusParams(Block):
+    source: Path
+    speaker: Text
+    language: Text
+    validation: Share
+    test: Share
+    min_seconds: NotNegative
+    max_seconds: Positive
+    trim_db: Positive
+    keep_silence: NotNegative
+
+    @model_validator(mode="after")
+    def _together(self) -> CorpusParams:
+        if self.validation + self.test >= 1:
+            raise PydanticCustomError("together", "validation and test together must leave something to train on")
+        if self.min_seconds >= self.max_seconds:
+            raise PydanticCustomError("together", "min_seconds must be less than max_seconds")
+        return self
+
+
+class GateParams(Block):
+    prompts: Count
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    checkpoints: Literal["all", "last"]
+    extra_dropped: CountOrZero
+    extra_inserted: CountOrZero
+    extra_share: Share
+    longest_run: CountOrZero
+    rate_drift: Share
+    trailing_silence: NotNegative
+    pass_share: Share
+
+
+class ReportParams(Block):
+    title: Text
+
+
+class TrainParams(Block):
+    """With `epochs: 0` nothing is trained and params.yaml need not say how; `_UNUSED` stands for what it leaves out."""
+
+    mode: Literal["lora", "sft"]
+    lr: Positive
+    rank: Count
+    alpha: Positive
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
+    targets: Annotated[list[Text], Field(min_length=1)]
+    epochs: CountOrZero
+    save_every_n_epochs: Count
+    batch_frames: Count
+    accumulate: Count
+    warmup: CountOrZero
+    schedule: Literal["cosine", "constant"]
+    clip: Positive
+    weight_decay: NotNegative
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_train(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") in (0, "0"):
+            return _UNUSED | values
+        return values
+
+
+_UNUSED: dict[str, Any] = {
+    "lr": 1.0, "rank": 1, "alpha": 1.0, "dropout": 0.0, "targets": ["none"], "save_every_n_epochs": 1,
+    "batch_frames": 1, "accumulate": 1, "warmup": 0, "schedule": "constant", "clip": 1.0, "weight_decay": 0.0,
+}  # fmt: skip
+
+
+class SamplingParams(Block):
+    temperature: Positive
+    top_k: Count
+    top_p: Annotated[Number, Field(gt=0, le=1)]
+    max_ratio: Positive  # cap on the length: frames at most so many times the expected ones
+
+
+class FamilyParams(Block):
+    weights: Path
+    train: TrainParams
+    sampling: SamplingParams
+    scale: NotNegative  # of the LoRA when it is merged
+
+
+class Params(Block):
+    profile: Text
+    models: Annotated[list[Text], Field(min_length=1)]
+    lr: Positive | None
+    seed: Seed
+    intended_use: Literal["research", "commercial"]
+    corpus: CorpusParams
+    gate: GateParams
+    report: ReportParams
+    families: dict[str, dict[str, FamilyParams]]  # family -> profile -> its block
+
+    def family(self, name: str) -> FamilyParams:
+        """The block of family `name` for the chosen profile."""
+        if name not in self.models:
+            raise UserError(f"--model {name}: not among the models of params.yaml ({', '.join(self.models)})")
+        return self.families[name][self.profile]
+
+    def learning_rate(self, name: str) -> float:
+        """The rate that family `name` trains with: the top-level `lr`, or its own where that is null."""
+        return self.lr if self.lr is not None else self.family(name).train.lr
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check everything: types, bounds, families, weights folders, licences. UserError is always one line."""
+    raw = _read(Path(path))
+    here = licences.families()
+    values: dict[str, Any] = {key: value for key, value in raw.items() if key not in here}
+    values["families"] = {key: value for key, value in raw.items() if key in here}
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        findings = [_explain(item, values["families"]) for item in error.errors()]
+        raise UserError(f"{path}: " + "; ".join(findings)) from None
+    problems = [f"models: {name} stands there twice" for name in {*params.models} if params.models.count(name) > 1]
+    problems += [problem for name in params.models for problem in _check_family(params, name, here)]
+    if problems:
+        raise UserError(f"{path}: " + "; ".join(problems))
+    licences.check(params.intended_use, params.models)
+    return params
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the root of the repository") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {where}not YAML ({getattr(error, 'problem', None) or 'unreadable'})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: not a list of settings; restore it with git")
+    return {str(key): value for key, value in raw.items()}
+
+
+# Pydantic's findings in the words of params.yaml, where its own are not.
+_WORDS = {
+    "missing": "is missing",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "list_type": "must be a list",
+    "dict_type": "must be a block of settings",
+    "model_type": "must be a block of settings",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
+
+
+def _explain(item: Any, families: dict[str, Any]) -> str:
+    """One finding of pydantic as a line: the dotted key, the value, what it must be."""
+    kind, key = item["type"], ".".join(str(part) for part in item["loc"] if part != "families")
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(key, _keys(families))}"
+    words = _WORDS.get(kind) or item["msg"].replace("Input should", "must")
+    value = "" if kind in ("missing", "together") else f"{_short(item['input'])} "
+    return f"{key}: {value}{words}"
+
+
+def _keys(families: dict[str, Any]) -> list[str]:
+    """Every dotted key that params.yaml may have."""
+
+    def below(block: type[Block], prefix: str) -> Iterator[str]:
+        for name, field in block.model_fields.items():
+            yield prefix + name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Block):
+                yield from below(field.annotation, f"{prefix}{name}.")
+
+    keys = [*below(Params, ""), *families]
+    profiles = [(name, profile) for name, blocks in families.items() if isinstance(blocks, dict) for profile in blocks]
+    return keys + [key for name, profile in profiles for key in below(FamilyParams, f"{name}.{profile}.")]
+
+
+def _nearest(word: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_family(params: Params, name: str, here: list[str]) -> list[str]:
+    """What keeps family `name` from running with the chosen profile."""
+    if name not in here:
+        return [f"models: there is no family {name!r}{_nearest(name, here)}"]
+    profiles = params.families.get(name, {})
+    if params.profile not in profiles:
+        return [f"{name}: has no block for profile {params.profile!r}; it has {', '.join(profiles) or 'none'}"]
+    weights = profiles[params.profile].weights
+    if weights.is_dir():
+        return []
+    ours = weights.is_relative_to("models")  # made by this repository, not released by somebody
+    way_out = f"make it with `make bases MODEL={name}`" if ours else "put the released weights there (see README.md)"
+    return [f"{name}.{params.profile}.weights: {weights}: no such folder; {way_out}"]
