@@ -1,0 +1,20 @@
+"""The language model's sizes and instruction; its code is `models/parts/speech_lm.py`, shared with version 2."""
+
+from __future__ import annotations
+
+from models.parts.speech_lm import END_OF_PROMPT
+
+VERSION = 3
+# Every line of upstream's `instruct` file (FunAudioLLM/CosyVoice examples/libritts/cosyvoice3/run.sh).
+INSTRUCT = f"You are a helpful assistant.{END_OF_PROMPT}"
+# The released LM (examples/libritts/cosyvoice3/conf/cosyvoice3.yaml and CosyVoice-BlankEN/config.json).
+RELEASED = {
+    "version": VERSION,
+    "speech_token_size": 6561,
+    "instruct": INSTRUCT,
+    "llm": {
+        "vocab_size": 151936, "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "intermediate_size": 4864, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+    },
+}

@@ -1,0 +1,236 @@
+"""Fish Speech S2 Pro: dual-AR language model over codec frames, adapted by loralib, stored as protobuf shards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.fish_s2 import dataset, generation
+from models.fish_s2.config import FishConfig
+from models.fish_s2.network import FishNetwork
+from models.fish_s2.prompt import AFTER, BEFORE
+from models.parts import loralib_lora
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.text import character_tokenizer
+
+IGNORED = -100
+ATTENTION, MLP = r"layers\.\d+\.attention\.(wqkv|wo)", r"layers\.\d+\.feed_forward\.w[123]"
+# Upstream's names: without "fast_" they mean both transformers (fish_speech/models/text2semantic/lora.py).
+TARGETS = {
+    "attention": f"(fast_)?{ATTENTION}",
+    "mlp": f"(fast_)?{MLP}",
+    "fast_attention": f"fast_{ATTENTION}",
+    "fast_mlp": f"fast_{MLP}",
+    "fast_output": "fast_output",
+}
+
+
+class FishS2(Family):
+    name = "fish_s2"
+
+    # --- data -----------------------------------------------------------------------------------------------------
+    def codec(self, weights: Path) -> Codec:
+        from models.fish_s2.codec import FishCodec
+
+        return FishCodec(weights / "codec")
+
+    def write(self, examples: Sequence[Example], folder: Path) -> None:
+        dataset.write(examples, folder)
+
+    def read(self, folder: Path) -> list[Example]:
+        return dataset.read(folder)
+
+    # --- network --------------------------------------------------------------------------------------------------
+    def network(self, weights: Path) -> FishNetwork:
+        return FishNetwork.load(weights)
+
+    def create(self, config: dict[str, Any], seed: int) -> FishNetwork:
+        # Whole turns of the template are one token each: a small network need not spell them.
+        words = [part for part in (*BEFORE, *AFTER) if "<|" not in part]
+        semantic = config["semantic_entries"]
+        control = ["<|im_start|>", "<|im_end|>", "<|voice|>", "system\n", "user\n", "assistant\n", *words]
+        tokenizer = character_tokenizer([*control, *(f"<|semantic:{entry}|>" for entry in range(semantic))])
+        ids = {"semantic_begin_id": len(control), "semantic_end_id": len(control) + semantic - 1}
+        ids["vocab_size"] = tokenizer.get_vocab_size()
+        sizes = {key: value for key, value in config.items() if key != "semantic_entries"}
+        return FishNetwork.new(FishConfig(**sizes, **ids), tokenizer, seed)
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        assert isinstance(network, FishNetwork)
+        network.save(folder)
+
+    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
+        if settings.mode == "sft":
+            return network.requires_grad_(True)
+        layers = target_layers(network, settings.targets)
+        loralib_lora.wrap(network, layers, settings.rank, settings.alpha, settings.dropout)
+        return network
+
+    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
+        if settings.mode == "sft":
+            return {key: value.detach().float().cpu().clone() for key, value in network.state_dict().items()}
+        return loralib_lora.adapter_state(network)
+
+    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
+        network = self.network(weights)
+        if settings.mode == "sft":
+            base = network.state_dict()
+            if wrong := sorted(base.keys() ^ state.keys()):
+                raise UserError(f"checkpoint: {wrong[0]} is not in both it and {weights}; run its train stage again")
+            network.load_state_dict({key: torch.lerp(base[key], state[key], scale) for key in base})
+        else:
+            layers = target_layers(network, settings.targets)
+            loralib_lora.merge(network, state, layers, scale * settings.alpha / settings.rank)
+        return network
+
+    def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Every tensor is int64. `tokens` (B, L) and `codes` (B, L, K) are the input: prompt, then frames.
+
+        `labels` (B, L) is the slow decision at each position (an entry of codebook 0, or the stop, or -100: none) and
+        `label_codes` (B, L, K) is the frame that it starts.
+        """
+        assert isinstance(network, FishNetwork)
+        for example in examples:
+            _check(network.config, example)
+        return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
+
+    def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
+        """The mean over slow decisions plus the mean over fast ones, weighted alike as upstream does.
+
+        Upstream's fast loss has codebook 0 in it as well. It is left out: generation takes codebook 0 from the slow
+        transformer, so that the fast head's opinion of it is a decision nobody makes.
+        """
+        assert isinstance(network, FishNetwork)
+        slow, codes, fast, residual = decisions(network, batch)
+        slow_loss = F.cross_entropy(slow.float(), codes)
+        fast_loss = F.cross_entropy(fast.float().flatten(0, 1), residual.flatten())
+        parts = {"slow": slow_loss.item(), "fast": fast_loss.item()}
+        return Loss(slow_loss + fast_loss, parts, codes.numel() + residual.numel())
+
+    def generate(
+        self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
+        max_frames: Sequence[int],
+    ) -> list[Generation]:
+        """The voice is in the weights: training has no reference in its prompt either, so `voice` is not used."""
+        assert isinstance(network, FishNetwork)
+        with _evaluating(network):
+            prompts = [network.prompt(text) for text in texts]
+            return generation.generate(network, prompts, sampling, seeds, max_frames)
+
+    @torch.no_grad()
+    def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
+        assert isinstance(network, FishNetwork)
+        with _evaluating(network):
+            batch = _pad(network, [(network.prompt(text), generation.codes)])
+            device = network.norm.weight.device
+            slow, codes, fast, residual = decisions(network, {key: value.to(device) for key, value in batch.items()})
+        slow_log = slow.float().log_softmax(-1).gather(-1, codes[:, None])
+        fast_log = fast.float().log_softmax(-1).gather(-1, residual[..., None])[..., 0]
+        frames = torch.cat([slow_log[:-1], fast_log], -1).flatten()
+        return torch.cat([frames, slow_log[-1]] if generation.finish == "stop" else [frames]).cpu().numpy()
+
+    def check_shapes(self, network: nn.Module, contract: Contract) -> None:
+        assert isinstance(network, FishNetwork)
+        config, first, largest = network.config, contract.vocabulary[0], max(contract.vocabulary)
+        last_id = max(network.prompt.tokenizer.get_vocab().values())
+        facts = [
+            (config.num_codebooks == contract.codebooks, config.num_codebooks, f"codebooks, not {contract.codebooks}"),
+            (config.stop == first, config.stop, f"semantic ids, but codebook 0 has {first} entries"),
+            (config.codebook_size >= largest, config.codebook_size, f"codes, but one codebook has {largest} entries"),
+            (config.vocab_size > last_id, config.vocab_size, f"embedding rows, but the last token is {last_id}"),
+        ]
+        for fits, count, problem in facts:
+            if not fits:
+                raise UserError(f"fish_s2: the network has {count} {problem}; use the files that came with its weights")
+
+
+FAMILY = FishS2
+
+
+def decisions(
+    network: FishNetwork, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Every decision of generation, teacher-forced: slow logits (M, V0 + 1), their choices (M,), fast logits
+    (N, K-1, V), their choices (N, K-1). Rows follow `batch["labels"]`; N counts the frames, M the stops as well.
+    """
+    hidden = network.slow(batch["tokens"], batch["codes"])
+    labelled = batch["labels"] != IGNORED
+    hidden, choices, frames = hidden[labelled], batch["labels"][labelled], batch["label_codes"][labelled]
+    starts = choices != network.config.stop
+    fast = network.fast(hidden[starts], frames[starts][:, :-1])
+    return network.slow_logits(hidden), choices, fast, frames[starts][:, 1:]
+
+
+def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The linear layers that upstream's target names mean, in order. UserError for a name that is none."""
+    for target in targets:
+        if target == "embeddings":
+            raise UserError(
+                "params.yaml: fish_s2: targets: embeddings can't be adapted: the output head is tied to them, and only "
+                f"merging would change it, not training; use {', '.join(TARGETS)}"
+            )
+        if target not in TARGETS:
+            raise UserError(f"params.yaml: fish_s2: targets: there is no {target!r}; use {', '.join(TARGETS)}")
+    if not targets:
+        raise UserError(f"params.yaml: fish_s2: targets: none, so nothing would be trained; use {', '.join(TARGETS)}")
+    pattern = re.compile("|".join(TARGETS[target] for target in targets))
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in linear if pattern.fullmatch(name)]
+
+
+def _check(config: FishConfig, example: Example) -> None:
+    frames, codebooks = example.codes.shape
+    if not frames:
+        raise UserError(f"utterance {example.id}: no frames, so nothing to learn from; leave it out of the corpus")
+    if codebooks != config.num_codebooks:
+        raise UserError(
+            f"utterance {example.id}: {codebooks} codebooks, but the network has {config.num_codebooks}; "
+            "run the tokenise stage again"
+        )
+    largest = example.codes.max(0)
+    if example.codes.min() < 0 or largest[0] >= config.stop or largest.max() >= config.codebook_size:
+        raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
+
+
+def _pad(network: FishNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
+    """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
+    config = network.config
+    length = max(len(prompt) + len(codes) for prompt, codes in sequences)
+    if length > config.max_seq_len:
+        raise UserError(
+            f"an utterance takes {length} tokens, but the network has room for {config.max_seq_len}; "
+            "lower max_seconds of the corpus"
+        )
+    shape = (len(sequences), length)
+    tokens, labels = torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
+    codes = torch.zeros(*shape, config.num_codebooks, dtype=torch.int64)
+    label_codes = torch.zeros_like(codes)
+    for row, (prompt, frames) in enumerate(sequences):
+        start, end, frame = len(prompt), len(prompt) + len(frames), torch.from_numpy(frames.astype(np.int64))
+        tokens[row, :start] = torch.tensor(prompt)
+        tokens[row, start:end] = frame[:, 0] + config.semantic_begin_id
+        codes[row, start:end] = frame
+        labels[row, start - 1 : end - 1] = frame[:, 0]
+        labels[row, end - 1] = config.stop
+        label_codes[row, start - 1 : end - 1] = frame
+    return {"tokens": tokens, "codes": codes, "labels": labels, "label_codes": label_codes}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off inside. The adapter is never merged by this (see models/parts/loralib_lora.py)."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
