@@ -1,0 +1,132 @@
+"""Rebuild the tiny base of one family from nothing but sentences and synthetic voices.
+
+    python -m stages.bases --model cosyvoice3        (make bases MODEL=cosyvoice3)
+
+Reads models/<family>/tiny/recipe.yaml, writes the weights, the curves and the figures beside it. Everything random is
+seeded; a killed run goes on where it stopped. What families share (the voices, the encoder's features) is made once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+import models
+from models.parts import whisper
+from models.parts.errors import UserError
+from models.parts.family import Example, Family
+from models.parts.weights import save_half
+from stages.bases import codec as codec_fit
+from stages.bases.loop import optimise, write_curve
+from stages.bases.voices import synthesise
+from stages.common.batching import length_batches
+from stages.common.cli import run
+from stages.common.files import read_jsonl, staged, write_json, write_jsonl
+from stages.common.shards import Shards
+
+SCRATCH = Path(".scratch/bases")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="stages.bases", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True)
+    name = parser.parse_args(argv).model
+    family = models.load(name)
+    folder = Path(f"models/{name}/tiny")
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder}/recipe.yaml: not there; a tiny base is made from its recipe")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    torch.use_deterministic_algorithms(True)
+    started = time.monotonic()
+    # 1. Voices that read made-up sentences, and what the speech encoder makes of them.
+    audio_folder = voices(recipe["voices"])
+    audio, features = Shards(audio_folder), encoder_features(audio_folder)
+    # 2. The codec.
+    network, codes, decoder_curve, explained = codec_fit.fit(recipe["codec"]["config"], recipe["codec"], audio, features, SCRATCH / name)
+    write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
+    save_half(network, folder / "codec" / "model.safetensors")
+    # 3. The network, from random weights.
+    texts = {row["id"]: row for row in read_jsonl(audio_folder / "manifest.jsonl")}
+    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
+    network, curve = train(family, recipe, examples, SCRATCH / name)
+    family.save(network, folder)
+    # 4. How it went.
+    write_curve(folder / "decoder_curve.jsonl", decoder_curve)
+    write_curve(folder / "curve.jsonl", curve)
+    write_json(folder / "figures.json", {
+        "hours": round(sum(row["seconds"] for row in texts.values()) / 3600, 2), "clips": len(examples),
+        "variance_explained": [round(value, 3) for value in explained], "decoder_loss": decoder_curve[-1]["train"],
+        "validation_loss": curve[-1]["validation"], "minutes": round((time.monotonic() - started) / 60),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    })
+    print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 1e6:.1f} MB, validation loss {curve[-1]['validation']}")
+
+
+def voices(recipe: dict) -> Path:
+    """The folder of the synthetic corpus: audio shards and a manifest (id, text, speaker, seconds)."""
+    folder = SCRATCH / f"voices-{recipe['seed']}-{recipe['sentences']}"
+    if not folder.is_dir():
+        with staged(folder) as partial:
+            rows = synthesise(partial, recipe["sentences"], recipe["seed"])
+            shards = Shards(partial)
+            write_jsonl(partial / "manifest.jsonl", [row | {"seconds": len(shards[row["id"]].audio) / 16000} for row in rows])
+    return folder
+
+
+def encoder_features(audio_folder: Path):
+    """A function from clip id to encoder features (n, 384); computed once, kept in half precision on disk."""
+    folder = audio_folder.with_name(audio_folder.name + "-features")
+    if not folder.is_dir():
+        with staged(folder) as partial:
+            at, where = 0, {}
+            with (partial / "features.f16").open("wb") as out:
+                for clip in tqdm(Shards(audio_folder), desc="encoder", unit="clip", mininterval=5):
+                    if len(clip.audio) > whisper.MAX_SECONDS * whisper.SAMPLE_RATE:
+                        continue
+                    hidden = whisper.features(clip.audio).astype(np.float16)
+                    hidden.tofile(out)
+                    where[clip.id] = (at, len(hidden))
+                    at += len(hidden)
+            (partial / "index.json").write_text(json.dumps(where))
+    index = json.loads((folder / "index.json").read_text())
+    stored = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, whisper.WIDTH)
+    return lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32)
+
+
+def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) -> tuple[torch.nn.Module, list[dict]]:
+    """Train `family`'s network from seeded random weights; short utterances first, since they teach which letter sounds how."""
+    settings, seed = recipe["train"], recipe["train"]["seed"]
+    network = family.create(recipe["network"], seed)
+    rng = random.Random(seed)
+    rng.shuffle(examples)
+    validation, training = examples[: settings["validation"]], examples[settings["validation"] :]
+    plan: list[list[Example]] = []
+    while len(plan) < settings["steps"]:
+        longest = next(limit for until, limit in settings["longest"] if len(plan) <= until * settings["steps"])
+        plan += length_batches([e for e in training if len(e.codes) <= longest], settings["batch_frames"], rng)
+
+    def evaluate() -> float:
+        network.eval()
+        with torch.no_grad():
+            losses = [family.loss(network, family.batch(network, b)) for b in length_batches(validation, settings["batch_frames"])]
+        network.train()
+        return sum(float(x.total) * x.labels for x in losses) / sum(x.labels for x in losses)
+
+    network.train()
+    curve = optimise(
+        "network", network.parameters(), lambda step: family.loss(network, family.batch(network, plan[step])).total,
+        settings["steps"], settings["lr"], seed, scratch, evaluate=evaluate,
+    )
+    return network.eval(), curve
+
+
+if __name__ == "__main__":
+    run(main)

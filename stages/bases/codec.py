@@ -1,0 +1,146 @@
+"""Fit a tiny codec: k-means on encoder features, then the mel decoder by flow matching."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchaudio
+from tqdm import tqdm
+
+from models.parts import voiceprint, whisper
+from models.parts.flow import Flow
+from models.parts.mel import Mel
+from models.parts.residual_codec import ResidualNetwork
+from models.parts.semantic import at_token_rate
+from models.parts.semantic_codec import SemanticNetwork
+from stages.bases.loop import optimise
+from stages.common.shards import Shards
+
+CROP = 80   # tokens of a training example of the decoder
+BATCH = 24
+
+
+@dataclass
+class Utterance:
+    """What the decoder learns from: codes (T, K) int16, log-mel (T × patch, bands) half precision, voiceprint (192,)."""
+
+    codes: torch.Tensor
+    mel: torch.Tensor
+    print: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """Recordings and what the speech encoder makes of them: `features(clip id)` is (n, 384) at 50 Hz."""
+
+    audio: Shards
+    features: Callable[[str], np.ndarray]
+    ids: list[str]
+
+
+class CodecFit:
+    """Fits the codec of `config`; afterwards `network` is the codec and `codes(source)` what it makes of a source."""
+
+    def __init__(self, config: dict[str, Any], recipe: dict[str, Any]):
+        self.config, self.recipe, self.seed = config, recipe, recipe["seed"]
+        self.residual = len(config["codebooks"]) > 1
+        self.mel = Mel(config["output_sample_rate"], **config["mel"])
+        self.rate = config["sample_rate"] / config["frame"] if self.residual else config["token_rate"]
+        torch.manual_seed(self.seed)
+        self.network: Any = ResidualNetwork(config) if self.residual else SemanticNetwork(config)
+
+    def fit_quantisers(self, source: Source) -> list[float]:
+        """k-means on a share of all frames; returns the shares of variance explained, stage by stage."""
+        rng = np.random.default_rng(self.seed)
+        sample = []
+        for clip_id in tqdm(source.ids, desc="token features", mininterval=5):
+            at_rate = self._features(source, clip_id)
+            sample.append(at_rate[rng.random(len(at_rate)) < self.recipe["kmeans_share"]])
+        explained = [self.network.quantiser.fit(torch.from_numpy(np.concatenate(sample)), self.seed)]
+        if self.residual:
+            third = source.ids[::3]
+            semantic = [self._semantic(source, clip_id) for clip_id in third]
+            patches = [self._patches(source, clip_id, len(s)) for clip_id, s in zip(third, semantic, strict=True)]
+            explained += self.network.residual.fit(torch.cat(patches), torch.cat(semantic), self.seed)
+        return explained
+
+    def codes(self, source: Source) -> dict[str, torch.Tensor]:
+        """Codes (T, K) of every clip."""
+        result = {}
+        for clip_id in tqdm(source.ids, desc="codes", mininterval=5):
+            semantic = self._semantic(source, clip_id)
+            result[clip_id] = semantic[:, None]
+            if self.residual:
+                patches = self._patches(source, clip_id, len(semantic))
+                result[clip_id] = torch.cat([semantic[:, None], self.network.residual(patches, semantic)], 1)
+        return result
+
+    def fit_decoder(self, sources: list[tuple[Source, dict[str, torch.Tensor], int]], scratch: Path) -> list[dict]:
+        """Train the flow on sources with their codes, each counted so many times; returns the curve."""
+        utterances: list[Utterance] = []
+        for source, codes, times in sources:
+            ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8][: self.recipe["decoder_clips"]]
+            utterances += times * [self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)]
+        flow = self.network.flow
+        standardise(flow, utterances)
+        flow.train()
+        curve = optimise(
+            "decoder", flow.parameters(), lambda step: decoder_loss(flow, utterances, random.Random(self.seed * 1_000_000 + step)),
+            self.recipe["decoder_steps"], self.recipe["decoder_lr"], self.seed, scratch,
+        )
+        flow.eval()
+        return curve
+
+    def _features(self, source: Source, clip_id: str) -> np.ndarray:
+        features = source.features(clip_id)
+        return at_token_rate(features, self.rate, max(1, -(-int(len(features) * self.rate) // whisper.FRAME_RATE)))
+
+    def _semantic(self, source: Source, clip_id: str) -> torch.Tensor:
+        ids: torch.Tensor = self.network.quantiser(torch.from_numpy(self._features(source, clip_id)))
+        return ids
+
+    def _wave(self, source: Source, clip_id: str, tokens: int) -> np.ndarray:
+        """The clip at the codec's output rate, exactly as long as its tokens."""
+        clip, samples = source.audio[clip_id], tokens * self.config["flow"]["patch"] * self.mel.hop
+        wave = torchaudio.functional.resample(torch.from_numpy(clip.audio), clip.sample_rate, self.mel.sample_rate).numpy()
+        padded: np.ndarray = np.pad(wave, (0, max(0, samples - len(wave))))[:samples]
+        return padded
+
+    def _patches(self, source: Source, clip_id: str, tokens: int) -> torch.Tensor:
+        return self.mel(self._wave(source, clip_id, tokens)).reshape(tokens, -1)
+
+    def _utterance(self, source: Source, clip_id: str, codes: torch.Tensor) -> Utterance:
+        wave = self._wave(source, clip_id, len(codes))
+        log_mel = self.mel(wave)
+        return Utterance(codes.short(), log_mel.half(), torch.from_numpy(voiceprint.voiceprint(wave, self.mel, log_mel)))
+
+
+def standardise(flow: Flow, utterances: list[Utterance]) -> None:
+    """Set the flow's idea of an average voice from the training set."""
+    prints = torch.stack([u.print for u in utterances])
+    flow.print_mean.copy_(prints.mean(0))
+    flow.print_scale.copy_(prints.std(0).clamp(min=0.05))
+
+
+def decoder_loss(flow: Flow, utterances: list[Utterance], rng: random.Random) -> torch.Tensor:
+    """The flow's loss on random crops of random utterances."""
+    patch = flow.config.patch
+    chosen = rng.sample(utterances, BATCH)
+    mask = torch.zeros(BATCH, CROP, dtype=torch.bool)
+    codes = torch.zeros(BATCH, CROP, chosen[0].codes.shape[1], dtype=torch.long)
+    mel = torch.zeros(BATCH, CROP * patch, flow.config.bands)
+    for row, u in enumerate(chosen):
+        start = rng.randrange(max(1, len(u.codes) - CROP + 1))
+        part = u.codes[start : start + CROP]
+        codes[row, : len(part)], mask[row, : len(part)] = part.long(), True
+        mel[row, : len(part) * patch] = u.mel[start * patch : (start + len(part)) * patch].float()
+    prints = torch.stack([u.print for u in chosen])
+    # A new speaker's print is never quite one that was seen.
+    prints = prints + 0.1 * flow.print_scale * torch.randn_like(prints)
+    return flow.loss(mel, codes, prints, mask)

@@ -1,0 +1,62 @@
+"""Synthetic voices for the tiny bases: flite reads the made-up sentences, at varied speed and pitch.
+
+The programs come from the operating system (`make bases` installs them when it runs as root). Nothing of the demo
+speaker is in here: that is what makes fine-tuning on her a real transfer.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from tqdm import tqdm
+
+from models.parts.errors import UserError
+from stages.bases.sentences import stream
+from stages.common.shards import Clip, write_shards
+
+SAMPLE_RATE = 16000
+# Voice and its share of the sentences. slt, a US woman, comes first because she is what a learner hears most of.
+FLITE = {"slt": 0.55, "rms": 0.25, "kal16": 0.10, "awb": 0.10}
+PITCH = {"slt": 170, "rms": 95, "kal16": 105, "awb": 125}
+
+
+def read_aloud(text: str, voice: str, stretch: float, pitch: float) -> np.ndarray:
+    """`text` in a flite voice: mono float32 at 16 kHz. `stretch` scales durations, `pitch` is the mean F0 in Hz."""
+    with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
+        subprocess.run(
+            ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch:.3f}",
+             "--setf", f"int_f0_target_mean={pitch:.1f}", "-t", text, "-o", wav.name],
+            check=True, capture_output=True,
+        )
+        audio, rate = sf.read(wav.name, dtype="float32")
+    if rate != SAMPLE_RATE:
+        raise UserError(f"flite voice {voice}: speaks at {rate} Hz, expected {SAMPLE_RATE}; install Debian's flite 2.2")
+    return audio
+
+
+def synthesise(folder: Path, count: int, seed: int, workers: int = 2) -> list[dict]:
+    """Read `count` sentences aloud into audio shards below `folder`; returns manifest rows (id, text, speaker)."""
+    if not shutil.which("flite"):
+        raise UserError("flite: not installed; `apt-get install flite`, or `make bases` as root")
+    rng = random.Random(seed)
+    plan = []
+    for index, text in enumerate(islice(stream(seed), count)):
+        voice = rng.choices(list(FLITE), list(FLITE.values()))[0]
+        plan.append((f"{voice}-{index:06d}", text, voice, rng.uniform(0.9, 1.15), PITCH[voice] * rng.uniform(0.9, 1.12)))
+
+    def clips():
+        with ThreadPoolExecutor(workers) as pool:
+            audio = pool.map(lambda p: read_aloud(p[1], p[2], p[3], p[4]), plan)
+            for (clip_id, *_), wave in tqdm(zip(plan, audio), total=count, desc="synthesise", unit="clip"):
+                yield Clip(clip_id, SAMPLE_RATE, wave)
+
+    write_shards(folder, clips())
+    return [{"id": p[0], "text": p[1], "speaker": p[2]} for p in plan]

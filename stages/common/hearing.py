@@ -1,0 +1,78 @@
+"""One take, heard and measured: the figures of a row of rows.jsonl, before any verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from speechmos import dnsmos
+
+from stages.common.asr import RATE, Listener, resampled
+from stages.common.speaker import Voices, centre, similarity
+from stages.common.words import align
+
+FRAME = RATE // 100
+SILENCE_DB = 40.0      # below the loudest 10 ms
+DNSMOS_WINDOW = 144_160  # samples at 16 kHz; more windows would cost more than all the listening
+
+
+class Hearing:
+    """The listener, the speaker encoder and DNSMOS. `speaker`: recordings of the speaker as (audio, rate)."""
+
+    def __init__(self, speaker: Sequence[tuple[np.ndarray, int]]):
+        self.listener = Listener()
+        self._voices = Voices()
+        self._speaker = centre([self._voices.embed(resampled(audio, rate, RATE)) for audio, rate in speaker])
+        dnsmos.run(np.zeros(RATE, np.float32), RATE)  # loads its networks, which threads must not do at the same time
+
+    def measure(self, text: str, audio: np.ndarray, sample_rate: int) -> dict[str, Any]:
+        """`audio`: float32 (samples,). Lengths are seconds, `rate` is heard words a second of speech.
+
+        `transcript` is empty when nothing was made out.
+        """
+        wave = resampled(audio, sample_rate, RATE)
+        leading, trailing = silences(wave)
+        transcript = self.listener.transcribe(wave)
+        alignment = align(text, transcript)
+        speech = len(wave) / RATE - leading - trailing
+        return {
+            "seconds": round(len(audio) / sample_rate, 3),
+            "transcript": transcript if alignment.heard else "",
+            "words": [list(word) for word in alignment.words],
+            "errors": alignment.errors(),
+            "word_error_rate": round(alignment.word_error_rate, 4),
+            "rate": round(len(alignment.heard) / speech, 3) if speech > 0 else None,
+            "leading_silence": leading,
+            "trailing_silence": trailing,
+            "similarity": similarity(self._voices.embed(wave), self._speaker),
+            "dnsmos": _dnsmos(wave),
+        }
+
+
+def unheard(text: str) -> dict[str, Any]:
+    """The same figures for a take that does not exist: every word is dropped."""
+    alignment = align(text, "")
+    return {
+        "seconds": None, "transcript": None, "words": [list(word) for word in alignment.words],
+        "errors": alignment.errors(), "word_error_rate": 1.0, "rate": None,
+        "leading_silence": None, "trailing_silence": None, "similarity": None, "dnsmos": None,
+    }  # fmt: skip
+
+
+def silences(wave: np.ndarray) -> tuple[float, float]:
+    """Seconds of silence at the start and the end of a wave at 16 kHz; all of it at the end where there is no sound."""
+    frames = wave[: len(wave) // FRAME * FRAME].reshape(-1, FRAME)
+    power = (frames.astype(np.float64) ** 2).mean(1) if len(frames) else np.zeros(0)
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-SILENCE_DB / 10))
+    if not len(loud):
+        return 0.0, round(len(wave) / RATE, 2)
+    return round(loud[0] * FRAME / RATE, 2), round((len(wave) - (loud[-1] + 1) * FRAME) / RATE, 2)
+
+
+def _dnsmos(wave: np.ndarray) -> float | None:
+    """Overall DNSMOS P.835 of the first nine seconds."""
+    if not len(wave):
+        return None
+    window = np.clip(np.resize(wave, DNSMOS_WINDOW), -1.0, 1.0)  # shorter takes are said again, as DNSMOS itself does
+    return round(float(dnsmos.run(window, RATE)["ovrl_mos"]), 3)

@@ -1,0 +1,76 @@
+"""`python -m stages.gate --judge FILE.jsonl`: audio from anywhere, judged by the gate's rules.
+
+One JSON object a line: `text`, `wav` (absolute, or relative to the file), and optionally `system`, `checkpoint` and `tier`
+(by default the one that the text's length asks for). Prints a row for each, with `passed` and `reasons`. The whole file
+is checked before anything is heard; audio in which nothing can be made out is a row that did not pass.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.parts.errors import UserError
+from stages.common.audio import decode, mono
+from stages.common.files import read_jsonl
+from stages.common.floor import Corpus, from_params, noise_floor
+from stages.common.hearing import Hearing
+from stages.common.params import GateParams
+from stages.common.spoken import spoken
+from stages.common.verdict import TIERS, Row, judge
+
+WORDS_PER_SECOND = 2.7  # of read English, where no corpus says better
+FIELDS = ("text", "wav", "system", "checkpoint", "tier")
+
+
+def judge_file(path: Path, gate: GateParams, folder: Path) -> None:
+    """Print the judged rows of `path` as JSON lines. `folder`: data/corpus, whose recordings give the noise floor."""
+    rows = [check(row, path, number) for number, row in enumerate(read_jsonl(path), 1)]
+    if (folder / "manifest.jsonl").is_file():
+        corpus = Corpus(folder)
+        hearing = Hearing(corpus.speaker())
+        floor, pace = noise_floor(corpus, gate, hearing), corpus.stats["words_per_second"]
+    else:
+        print(f"{folder}: not there, so the limits are those of params.yaml, with no noise floor", file=sys.stderr)
+        hearing, floor, pace = Hearing([]), from_params(gate), WORDS_PER_SECOND
+    for row in rows:
+        row = {**row, "tier": row["tier"] or tier_of(row["text"], pace), "finish": "stop", "error": None}
+        row |= hearing.measure(row["text"], *audio_of(path.parent / row["wav"]))
+        reasons = judge(row, floor.tolerances[row["tier"]])
+        print(json.dumps(row | {"passed": not reasons, "reasons": reasons}, ensure_ascii=False), flush=True)
+
+
+def check(row: dict[str, Any], path: Path, number: int) -> Row:
+    """The fields of one line, all of them; UserError naming the line for what cannot be judged."""
+    where = f"{path}: row {number}"
+    unknown = sorted(row.keys() - set(FIELDS))
+    if unknown:
+        raise UserError(f"{where}: unknown field {unknown[0]!r}; a row has {', '.join(FIELDS)}")
+    for field in FIELDS:
+        if not isinstance(row.get(field), str) and (field in FIELDS[:2] or row.get(field) is not None):
+            raise UserError(f"{where}: {field} must be text" + ("; it is missing" if field not in row else ""))
+    if not spoken(row["text"]):
+        raise UserError(f"{where}: the text holds no words, so there is nothing to hear; take the row out")
+    if row.get("tier") not in (None, *TIERS):
+        raise UserError(f"{where}: tier {row['tier']!r} is none of {', '.join(TIERS)}; leave it out to have it chosen")
+    if not (path.parent / row["wav"]).is_file():
+        raise UserError(f"{where}: {path.parent / row['wav']}: no such file; paths are relative to {path.name}'s folder")
+    audio_of(path.parent / row["wav"], where)
+    return {field: row.get(field) for field in FIELDS}
+
+
+def audio_of(wav: Path, where: str = "") -> tuple[np.ndarray, int]:
+    """Mono audio and its rate; UserError starting with `where` for what is not audio."""
+    name = f"{where}: {wav}" if where else str(wav)
+    audio, rate = decode(wav.read_bytes(), name)
+    return mono(audio, name), rate
+
+
+def tier_of(text: str, words_per_second: float) -> str:
+    """The tier whose length is nearest to the text's, as a ratio."""
+    seconds = len(spoken(text)) / words_per_second
+    return min(TIERS, key=lambda tier: max(seconds / TIERS[tier], TIERS[tier] / max(seconds, 0.01)))

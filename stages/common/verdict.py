@@ -1,0 +1,201 @@
+"""Which takes, tiers and checkpoints pass.
+
+Everything is measured against what the listener makes of real recordings of the same speaker (the noise floor), and
+counted in words and runs of words: half a minute of speech can lose a phrase without moving its word error rate.
+Words decide. Similarity to the speaker is shown, breaks ties, and never saves a take that lost words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from stages.common.params import GateParams
+
+TIERS = {"5s": 5.0, "15s": 15.0, "30s": 30.0}  # seconds of speech that a text of the tier should last
+Row = dict[str, Any]
+FEW_WORDS = 4     # shorter texts have no speaking rate worth the name
+STUB = 0.4        # share of the expected length below which speech was cut short
+RESAMPLES = 2000  # of the bootstrap
+NAMED = 12        # words that a reason spells out
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a take of one tier may do. Counts are words; rates are words per second."""
+
+    lost: int
+    added: int
+    misheard: int
+    misheard_share: float
+    run: int
+    rate: float | None
+    rate_low: float
+    rate_high: float
+    trailing_silence: float
+
+
+def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -> Tolerance:
+    """From the judged rows of real recordings of one tier; none of them: params.yaml alone, with the corpus's `rate`.
+
+    The floor of a count is what nine of ten recordings do not exceed: one bad hearing is the listener's, not a licence.
+    """
+
+    def floor(*errors: str) -> int:
+        counts = [sum(row["errors"][error] for error in errors) for row in recordings]
+        return int(np.quantile(counts, 0.9, method="lower")) if counts else 0
+
+    rates = [row["rate"] for row in recordings if row["rate"] and _count(row) >= FEW_WORDS]
+    rate = float(np.median(rates)) if rates else rate
+    middle = rate or 0.0
+    return Tolerance(
+        lost=floor("dropped", "merged") + gate.extra_dropped,
+        added=floor("inserted", "repeated") + gate.extra_inserted,
+        misheard=floor("substituted") + 1,
+        misheard_share=gate.extra_share,
+        run=floor("longest_run") + gate.longest_run,
+        rate=rate and round(rate, 3),
+        rate_low=round(min([middle * (1 - gate.rate_drift), *rates]), 3),
+        rate_high=round(max([middle * (1 + gate.rate_drift), *rates]), 3),
+        trailing_silence=gate.trailing_silence,
+    )
+
+
+def judge(row: Row, allowed: Tolerance) -> list[str]:
+    """Why a take fails, in words for people; empty when it passes. `row`: rows.jsonl, without its verdict."""
+    if row["error"]:
+        return [f"failed: {row['error']}"]
+    reasons = []
+    if row["finish"] == "length":
+        reasons.append(f"never stopped: cut off after {row['seconds']:.1f} s")
+    if row["trailing_silence"] > allowed.trailing_silence:
+        reasons.append(f"{row['trailing_silence']:.1f} s of silence at the end")
+    if not row["transcript"]:
+        return [*reasons, "unheard: the listener made out no words"]
+    return reasons + _words(row, allowed) + _pace(row, allowed)
+
+
+def _words(row: Row, allowed: Tolerance) -> list[str]:
+    reasons, errors, count = [], row["errors"], _count(row)
+    lost, added = errors["dropped"] + errors["merged"], errors["inserted"] + errors["repeated"]
+    if count > 1 and not any(op == "ok" for op, _, _ in row["words"]):
+        reasons.append(f"none of its {count} words was heard")
+    if lost > allowed.lost or longest_run(row["words"], ("dropped", "merged")) > allowed.run:
+        reasons += [_listed("dropped", row, 1), _listed("merged", row, 1)]
+    if added > allowed.added or longest_run(row["words"], ("inserted", "repeated")) > allowed.run:
+        reasons += [_listed("repeated", row, 2), _listed("inserted", row, 2)]
+    if errors["substituted"] > allowed.misheard + int(allowed.misheard_share * count):
+        pairs = [f"{said} for {word}" for op, word, said in row["words"] if op == "substituted"]
+        reasons.append(f"{errors['substituted']} of {count} words sound wrong: {_short(pairs, ', ')}")
+    return [reason for reason in reasons if reason]
+
+
+def _pace(row: Row, allowed: Tolerance) -> list[str]:
+    count = _count(row)
+    if allowed.rate is None or count < FEW_WORDS:
+        return []
+    if row["seconds"] < STUB * count / allowed.rate:
+        return [f"ended as a stub: {row['seconds']:.1f} s where about {count / allowed.rate:.1f} s were due"]
+    if not allowed.rate_low <= row["rate"] <= allowed.rate_high:
+        drift = row["rate"] / allowed.rate - 1
+        return [f"speaks {abs(drift):.0%} {'faster' if drift > 0 else 'slower'} than the recordings"]
+    return []
+
+
+def _count(row: Row) -> int:
+    return sum(len(word.split()) for _, word, _ in row["words"] if word)
+
+
+def longest_run(words: Sequence[Sequence[str | None]], ops: Sequence[str]) -> int:
+    """The most steps of an alignment in a row that are one of `ops`."""
+    return max((len(list(run)) for hit, run in groupby(words, key=lambda step: step[0] in ops) if hit), default=0)
+
+
+def _listed(op: str, row: Row, side: int) -> str:
+    """"dropped 3 words: please hold, line": words of one run together, runs apart."""
+    runs = [[str(step[side]) for step in run] for hit, run in groupby(row["words"], key=lambda step: step[0] == op) if hit]
+    count = row["errors"][op]
+    if op == "merged":
+        return f"merged: {', '.join(f'{word} into {said}' for what, word, said in row['words'] if what == op)}" * bool(count)
+    return f"{op} {count} word{'s' * (count > 1)}: {_short([' '.join(run) for run in runs], ', ')}" if count else ""
+
+
+def _short(parts: list[str], between: str) -> str:
+    words = between.join(parts).split()
+    return " ".join(words[:NAMED]) + (" …" if len(words) > NAMED else "")
+
+
+def tiers(rows: Sequence[Row], pass_share: float) -> dict[str, dict[str, Any]]:
+    """The verdict on one checkpoint for each length tier, from its judged rows. A tier without takes does not pass."""
+    verdicts = {}
+    for tier in TIERS:
+        takes = [row for row in rows if row["tier"] == tier]
+        passed = sum(row["passed"] for row in takes)
+        verdicts[tier] = {
+            "passed": bool(takes) and passed >= pass_share * len(takes),
+            "takes": len(takes),
+            "passed_takes": passed,
+            "reasons": [f"{row['prompt']}: {reason}" for row in takes for reason in row["reasons"]],
+        }
+    return verdicts
+
+
+def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict[str, Any]:
+    """Word error rate over all words of a checkpoint's takes, with its 95 % bootstrap interval over the takes, and
+    the mean similarity to the speaker. `similarity_margin` is its distance from what real recordings reach."""
+    wrong = np.array([row["word_error_rate"] * _count(row) for row in rows])
+    words = np.array([_count(row) for row in rows])
+    drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
+    rates = wrong[drawn].sum(1) / words[drawn].sum(1)
+    similarity, real = (_mean([row["similarity"] for row in some]) for some in (rows, recordings))
+    return {
+        "word_error_rate": round(float(wrong.sum() / words.sum()), 4),
+        "ci": [round(float(edge), 4) for edge in np.quantile(rates, [0.025, 0.975])],
+        "similarity": similarity,
+        "similarity_margin": None if similarity is None or real is None else round(similarity - real, 4),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if known else None
+
+
+def promote(order: Sequence[str], verdicts: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]]) -> tuple[str | None, str]:
+    """The checkpoint to deploy, or None, and why in one sentence. `order` lists them by epoch, "base" first.
+
+    It is the earliest that passes all tiers and whose word error rate lies within the confidence interval of the best
+    one's. The base is what the others are compared with, and is never promoted.
+    """
+    trained = [name for name in order if name != "base"]
+    if not trained:
+        return None, "This is the zero-shot control: it is judged, and there is nothing to promote."
+    passing = [name for name in trained if all(tier["passed"] for tier in verdicts[name].values())]
+    if not passing:
+        return None, _why_none(trained, verdicts)
+    best = min(passing, key=lambda name: (scores[name]["word_error_rate"], -(scores[name]["similarity"] or 0.0)))
+    low, high = scores[best]["ci"]
+    chosen = next(name for name in passing if scores[name]["word_error_rate"] <= high)
+    rate = f"{scores[chosen]['word_error_rate']:.1%}"
+    if chosen == best:
+        earlier = "" if chosen == passing[0] else "; earlier ones that pass are worse than chance explains"
+        return chosen, f"{chosen} passes all three tiers with the lowest word error rate, {rate}{earlier}."
+    return chosen, (
+        f"{chosen} is the earliest that passes all three tiers with a word error rate ({rate}) inside the confidence "
+        f"interval of the best ({best}: {scores[best]['word_error_rate']:.1%}, {low:.1%} to {high:.1%})."
+    )
+
+
+def _why_none(trained: Sequence[str], verdicts: dict[str, dict[str, Any]]) -> str:
+    """Names the checkpoint that came nearest, the tiers that it failed, and the first reason in each."""
+    nearest = max(trained, key=lambda name: sum(tier["passed_takes"] for tier in verdicts[name].values()))
+    failed = [
+        f"{name} ({tier['passed_takes']} of {tier['takes']} takes pass; {(tier['reasons'] or ['no takes'])[0]})"
+        for name, tier in verdicts[nearest].items() if not tier["passed"]
+    ]  # fmt: skip
+    many = f"None of {len(trained)} checkpoints passes" if len(trained) > 1 else f"{nearest} does not pass"
+    return f"{many} all three tiers; the nearest, {nearest}, fails " + ", ".join(failed) + "."

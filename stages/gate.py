@@ -1,0 +1,182 @@
+"""Stage `gate`: every checkpoint reads the same texts, a listener writes down what it hears, and words decide.
+
+    python -m stages.gate --model cosyvoice3
+    python -m stages.gate --judge takes.jsonl      # audio from anywhere, by the same rules; see stages/common/judging.py
+
+A finished checkpoint is kept in `.scratch/gate`, so a killed run continues with the next one and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import models
+from models.parts.family import AdaptSettings, Codec, Family, Sampling, Voice
+from stages.common.checkpoints import ADAPTER, checkpoint_name, load_adapter, read_training
+from stages.common.cli import run
+from stages.common.files import SCRATCH, read_jsonl, staged, write_json, write_jsonl
+from stages.common.floor import Corpus, Floor, fingerprint, noise_floor, write_flac
+from stages.common.hearing import Hearing, unheard
+from stages.common.judging import judge_file
+from stages.common.metrics import StageMetrics
+from stages.common.params import FamilyParams, Params, load_params
+from stages.common.prompts import Prompt, prompts
+from stages.common.speaking import Reader, Script, Spoken
+from stages.common.tokens import read_voice
+from stages.common.verdict import Row, judge, promote, score, tiers
+
+CORPUS = Path("data/corpus")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="stages.gate", description=__doc__.split("\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model")
+    what.add_argument("--judge", type=Path, metavar="FILE.jsonl", help="rows: text, wav, optional system, checkpoint, tier")
+    asked = parser.parse_args(argv)
+    params = load_params()
+    if asked.judge:
+        judge_file(asked.judge, params.gate, CORPUS)
+    else:
+        gate(asked.model, params)
+
+
+def gate(name: str, params: Params) -> None:
+    with StageMetrics("gate", name) as metrics:
+        # 1. What is judged: the base, and the checkpoints that training left.
+        block, family = params.family(name), models.load(name)
+        folder = Path(f"data/{name}/checkpoints")
+        training = read_training(folder)
+        epochs = training["epochs"] if params.gate.checkpoints == "all" else training["epochs"][-1:]
+        voice = read_voice(Path(f"data/{name}/tokens"))
+
+        # 2. The texts, and what the listener makes of real recordings.
+        corpus = Corpus(CORPUS)
+        texts = prompts(corpus.manifest, corpus.stats["words_per_second"], params.gate.prompts)
+        hearing = Hearing(corpus.speaker())
+        floor = noise_floor(corpus, params.gate, hearing)
+
+        # 3. Every checkpoint reads every text with every seed.
+        settings = AdaptSettings(**training["settings"] | {"targets": tuple(training["settings"]["targets"])})
+        inputs = fingerprint(
+            *code(name), folder / "train.json", Path(f"data/{name}/tokens/voice.json"), CORPUS / "manifest.jsonl",
+            params.gate, block.sampling, block.scale,
+        )  # fmt: skip
+        exam = Exam(family, block, folder, settings, family.codec(block.weights), voice, corpus, texts, params.gate.seeds,
+                    params.gate.segment_words, hearing, floor)  # fmt: skip
+        work = SCRATCH / "gate" / name / inputs
+        takes = len(texts) * len(params.gate.seeds)
+        rows: dict[str, list[Row]] = {}
+        with tqdm(total=takes * (1 + len(epochs)), desc=f"gate {name}", unit="take", disable=None) as bar:
+            for epoch in [0, *epochs]:
+                kept = work / checkpoint_name(epoch)
+                if not kept.is_dir():
+                    with staged(kept) as partial:
+                        write_jsonl(partial / "rows.jsonl", exam.take(epoch, partial, bar.update))
+                else:
+                    bar.update(takes)
+                rows[kept.name] = read_jsonl(kept / "rows.jsonl")
+
+        # 4. Decide.
+        order = list(rows)
+        verdicts = {checkpoint: tiers(takes, params.gate.pass_share) for checkpoint, takes in rows.items()}
+        scores = {checkpoint: score(takes, floor.rows) for checkpoint, takes in rows.items()}
+        promoted, why = promote(order, verdicts, scores)
+
+        # 5. Publish: rows, audio, the verdict, the floor.
+        with staged(Path(f"data/{name}/gate")) as out:
+            for checkpoint in order:
+                shutil.copytree(work / checkpoint / "audio", out / "audio", dirs_exist_ok=True)
+            if floor.folder:
+                shutil.copytree(floor.folder / "audio", out / "audio", dirs_exist_ok=True)
+            write_jsonl(out / "rows.jsonl", [row for checkpoint in order for row in rows[checkpoint]])
+            write_json(out / "floor.json", floor.as_json())
+            write_json(out / "verdict.json", {
+                "family": name, "promoted": promoted, "why": why, "tiers": verdicts, "scores": scores, "order": order,
+            })  # fmt: skip
+        shown = promoted or order[-1]
+        metrics.set(
+            promoted=promoted, scale=block.scale, checkpoints=len(order), takes=takes,
+            passed_takes=sum(row["passed"] for row in rows[shown]), word_error_rate=scores[shown]["word_error_rate"],
+            base_word_error_rate=scores["base"]["word_error_rate"], similarity=scores[shown]["similarity"],
+        )
+        shutil.rmtree(work)
+        print(f"gate {name}: {why}")
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is the same for every checkpoint of a family."""
+
+    family: Family
+    block: FamilyParams
+    checkpoints: Path
+    settings: AdaptSettings
+    codec: Codec
+    voice: Voice
+    corpus: Corpus
+    prompts: list[Prompt]
+    seeds: list[int]
+    segment_words: int
+    hearing: Hearing
+    floor: Floor
+
+    def take(self, epoch: int, folder: Path, heard: Callable[[int], object]) -> list[Row]:
+        """The judged rows of one checkpoint, its audio in `folder`; `heard(1)` is called after each take."""
+        checkpoint = checkpoint_name(epoch)
+        scripts = [(prompt, Script(prompt.id, prompt.text, seed)) for prompt in self.prompts for seed in self.seeds]
+        reader = Reader(
+            self.family, self.network(epoch), self.codec, self.voice, Sampling(**self.block.sampling.model_dump()),
+            self.corpus.stats["chars_per_second"], self.segment_words,
+        )  # fmt: skip
+        audios = reader.read([script for _, script in scripts])
+
+        def row(job: tuple[tuple[Prompt, Script], Spoken]) -> Row:
+            (prompt, script), spoken = job
+            fixed = {
+                "family": self.family.name, "checkpoint": checkpoint, "epoch": epoch, "scale": self.block.scale if epoch else None,
+                "tier": prompt.tier, "prompt": prompt.id, "kind": prompt.kind, "seed": script.seed, "text": prompt.text,
+                "wav": None, "frames": spoken.frames, "finish": spoken.finish, "error": spoken.error,
+            }  # fmt: skip
+            if spoken.audio is None:
+                measured = unheard(prompt.text)
+            else:
+                fixed["wav"] = f"audio/{checkpoint}/{prompt.id}-{script.seed}.flac"
+                measured = self.hearing.measure(
+                    prompt.text, *write_flac(folder / fixed["wav"], spoken.audio, self.codec.output_sample_rate)
+                )
+            reasons = judge(fixed | measured, self.floor.tolerances[prompt.tier])
+            heard(1)
+            return fixed | measured | {"passed": not reasons, "reasons": reasons}
+
+        (folder / "audio").mkdir()
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(row, zip(scripts, audios, strict=True)))
+
+    def network(self, epoch: int) -> torch.nn.Module:
+        weights, scale = self.block.weights, self.block.scale
+        if not epoch:
+            network = self.family.network(weights)
+        else:
+            state = load_adapter(self.checkpoints / checkpoint_name(epoch))
+            network = self.family.merged(weights, state, self.settings, scale)
+        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def code(name: str) -> list[Path]:
+    """What a kept checkpoint's takes depend on besides their inputs."""
+    folders = [Path("stages"), Path("stages/common"), Path("models/parts"), Path("models") / name]
+    return [path for folder in folders for path in folder.glob("*.py")]
+
+
+if __name__ == "__main__":
+    run(main)
