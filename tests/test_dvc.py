@@ -1,0 +1,211 @@
+"""dvc.yaml: a stage runs again when anything that it uses has changed, and only then."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+from stages.common.files import read_jsonl
+from tests.conftest import Workspace
+from tests.small_corpus import write_folder
+
+ROOT = Path(__file__).parents[1]
+MODELS: list[str] = yaml.safe_load((ROOT / "params.yaml").read_text())["models"]
+
+
+@cache
+def pipeline() -> dict[str, PipelineStage]:
+    """Every stage by its address, as DVC resolves it: "train@cosyvoice3"."""
+    with Repo(str(ROOT)) as repo:
+        return {stage.addressing: stage for stage in repo.index.stages}
+
+
+def paths(stage: PipelineStage) -> list[str]:
+    """What `stage` depends on, params.yaml aside."""
+    return [dep.def_path for dep in stage.deps if dep.def_path != "params.yaml"]
+
+
+# --- which files a stage imports --------------------------------------------------------------------------------------
+
+
+def closure(stage: PipelineStage) -> set[str]:
+    """The repository's files that the command of `stage` runs, imports of imports included, relative to the root."""
+    command = stage.cmd.split()
+    assert command[:2] == ["python", "-m"], stage.cmd
+    found: set[str] = set()
+    waiting = set(files_of(command[2]))
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        waiting |= set(imports(file, stage.addressing.partition("@")[2])) - found
+    return {file for file in found if (ROOT / file).stat().st_size}  # an empty __init__.py holds nothing to depend on
+
+
+@cache
+def imports(file: str, family: str) -> tuple[str, ...]:
+    return tuple(_imports(ast.parse((ROOT / file).read_text()), family))
+
+
+def _imports(tree: ast.AST, family: str) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue  # never runs
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            yield from _imports(node, family)
+            continue
+        for name in names:
+            yield from files_of(name)
+            if name in ("models", "models.load") and family:  # models.load imports the family's package by its name
+                yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / "models" / family).glob("*.py")))
+
+
+def files_of(name: str) -> Iterator[str]:
+    """The files that `import name` runs: of each package on the way its __init__.py, in the end the module."""
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        place = Path(*parts[:length])
+        for candidate in (place / "__init__.py", place.with_suffix(".py")):
+            if (ROOT / candidate).is_file():
+                yield str(candidate)
+    if (ROOT / Path(*parts) / "__main__.py").is_file():
+        yield str(Path(*parts) / "__main__.py")
+
+
+def covers(dep: str, file: str) -> bool:
+    return Path(file).is_relative_to(dep)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_has_every_stage() -> None:
+    per_model = {"resample", "tokenise", "train", "gate", "report"}
+    assert set(pipeline()) == {"corpus", "index"} | {f"{stage}@{model}" for stage in per_model for model in MODELS}
+
+
+@pytest.mark.parametrize("name", sorted(pipeline()))
+def test_a_stage_depends_on_all_the_code_that_it_runs(name: str) -> None:
+    stage = pipeline()[name]
+    missing = {file for file in closure(stage) if not any(covers(dep, file) for dep in paths(stage))}
+    assert not missing, f"{name}: imports these and does not list them in dvc.yaml: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("name", sorted(pipeline()))
+def test_a_stage_depends_on_nothing_that_it_does_not_use(name: str) -> None:
+    stage = pipeline()[name]
+    used = closure(stage)
+    made = {out.def_path for other in pipeline().values() for out in other.outs}
+    for dep in paths(stage):
+        if any(covers(dep, out) for out in made):
+            continue  # what another stage makes
+        assert (ROOT / dep).exists(), f"{name}: {dep} is not there"
+        if dep.startswith(("stages/", "models/")) and dep != "stages/common/templates":
+            assert any(covers(dep, file) for file in used), f"{name}: lists {dep}, and does not import it"
+
+
+def test_families_know_nothing_of_each_other() -> None:
+    for model in MODELS:
+        used = closure(pipeline()[f"train@{model}"])
+        assert not {file for other in MODELS if other != model for file in used if covers(f"models/{other}", file)}
+
+
+def test_no_shared_part_is_left_over() -> None:
+    """A folder as dependency must not hold code that nobody runs: editing it would train for nothing."""
+    used = set().union(*(closure(stage) for stage in pipeline().values()))
+    parts = {str(path.relative_to(ROOT)) for path in (ROOT / "models" / "parts").glob("*.py") if path.stat().st_size}
+    assert parts <= used
+
+
+def test_nothing_persists_and_metrics_are_in_git() -> None:
+    """`persist` would switch DVC's run cache off."""
+    for stage in pipeline().values():
+        assert not [out.def_path for out in stage.outs if out.persist]
+        metrics = [out for out in stage.outs if out.metric]
+        assert all(not out.use_cache for out in metrics)
+        ignored = [out.def_path for out in stage.outs if out.use_cache == (not is_ignored(out.def_path))]
+        assert not ignored, f"{stage.addressing}: cached outputs are ignored by git, metrics are not"
+
+
+def is_ignored(path: str) -> bool:
+    return subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+
+
+# --- what runs again after a change -----------------------------------------------------------------------------------
+
+
+def stale(workspace: Workspace) -> set[str]:
+    """The stages that `dvc repro` would start with, going by the committed dvc.lock: no data is needed."""
+    result = workspace.run("dvc", "repro", "--dry", "--allow-missing")
+    assert result.returncode == 0, result.stderr
+    return {line.split("'")[1] for line in result.stdout.splitlines() if line.startswith("Running stage")}
+
+
+def of(stage: str) -> set[str]:
+    return {f"{stage}@{model}" for model in MODELS}
+
+
+def test_the_committed_lock_is_up_to_date(workspace: Workspace) -> None:
+    assert stale(workspace) == set()
+
+
+def test_a_change_of_one_family_concerns_that_family_alone(workspace: Workspace) -> None:
+    workspace.edit("models/fish_s2/network.py", lambda text: text + "\n# changed\n")
+    first = stale(workspace)
+    assert "train@fish_s2" in first and all(name.endswith("@fish_s2") for name in first)
+
+
+@pytest.mark.parametrize(
+    ("setting", "first"),
+    [
+        (("pass_share: 0.75", "pass_share: 0.7"), of("gate")),
+        (("title: One", "title: Another"), of("report") | {"index"}),
+        (("lr: null ", "lr: 2e-06 "), of("train")),
+        (("min_seconds: 0.3", "min_seconds: 0.4"), {"corpus"}),
+    ],
+)
+def test_a_setting_concerns_only_the_stages_that_use_it(
+    workspace: Workspace, setting: tuple[str, str], first: set[str]
+) -> None:
+    workspace.edit("params.yaml", lambda text: text.replace(*setting, 1))
+    assert stale(workspace) == first
+
+
+# --- the headline command ---------------------------------------------------------------------------------------------
+
+
+def test_one_change_is_one_run_with_exactly_that_rate(workspace: Workspace) -> None:
+    """DVC hands `-S lr=2e-6` on as the text 2e-06; the optimizer must get the number."""
+    write_folder(workspace.root / "data" / "small", count=24)
+    workspace.edit("params.yaml", lambda text: text.replace("source: data/demo ", "source: data/small "))
+    workspace.edit("params.yaml", lambda text: re.sub(r"(validation|test): 0\.06", r"\1: 0.2", text))
+    workspace.edit("params.yaml", lambda text: re.sub(r"epochs: 8", "epochs: 1", text))
+    workspace.edit("params.yaml", lambda text: re.sub(r"schedule: cosine", "schedule: constant", text))
+    workspace.edit("params.yaml", lambda text: re.sub(r"warmup: 10 ", "warmup: 0 ", text))
+    command = ["dvc", "exp", "run", "-S", "models=[cosyvoice3]", "-S", "lr=2e-6", "train@cosyvoice3"]
+
+    first = workspace.run(*command)
+    assert first.returncode == 0, first.stderr
+    history = read_jsonl(workspace.root / "data/cosyvoice3/checkpoints/history.jsonl")
+    rate = history[-1]["lr"]  # the optimizer's own
+    assert (type(rate), rate) == (float, 2e-06)
+
+    again = workspace.run(*command)
+    assert again.returncode == 0 and "Running stage" not in again.stdout
+
+    compared = workspace.run("python", "-m", "stages.compare").stdout
+    run = next(line for line in compared.splitlines() if "models=[cosyvoice3]" in line)
+    assert "| cosyvoice3 | 2e-06 |" in run and "lr=2e-06" in run
