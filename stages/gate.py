@@ -1,9 +1,9 @@
 """Stage `gate`: every checkpoint reads the same texts, a listener writes down what it hears, and words decide.
 
     python -m stages.gate --model cosyvoice3
-    python -m stages.gate --judge takes.jsonl      # audio from anywhere, by the same rules; see stages/common/judging.py
+    python -m stages.gate --judge takes.jsonl    # audio from anywhere, by the same rules: stages/common/judging.py
 
-A finished checkpoint is kept in `.scratch/gate`, so a killed run continues with the next one and ends with the same bytes.
+A finished checkpoint is kept in `.scratch/gate`: a killed run continues with the next one and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 import models
 from models.parts.family import AdaptSettings, Codec, Family, Sampling, Voice
-from stages.common.checkpoints import ADAPTER, checkpoint_name, load_adapter, read_training
+from stages.common.checkpoints import checkpoint_name, load_adapter, read_training
 from stages.common.cli import run
 from stages.common.files import SCRATCH, read_jsonl, staged, write_json, write_jsonl
 from stages.common.floor import Corpus, Floor, fingerprint, noise_floor, write_flac
 from stages.common.hearing import Hearing, unheard
 from stages.common.judging import judge_file
 from stages.common.metrics import StageMetrics
-from stages.common.params import FamilyParams, Params, load_params
+from stages.common.params import FamilyParams, GateParams, Params, load_params
 from stages.common.prompts import Prompt, prompts
 from stages.common.speaking import Reader, Script, Spoken
 from stages.common.tokens import read_voice
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="stages.gate", description=__doc__.split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model")
-    what.add_argument("--judge", type=Path, metavar="FILE.jsonl", help="rows: text, wav, optional system, checkpoint, tier")
+    what.add_argument("--judge", type=Path, metavar="FILE.jsonl", help="rows of text and wav")
     asked = parser.parse_args(argv)
     params = load_params()
     if asked.judge:
@@ -67,12 +66,14 @@ def gate(name: str, params: Params) -> None:
 
         # 3. Every checkpoint reads every text with every seed.
         settings = AdaptSettings(**training["settings"] | {"targets": tuple(training["settings"]["targets"])})
-        inputs = fingerprint(
-            *code(name), folder / "train.json", Path(f"data/{name}/tokens/voice.json"), CORPUS / "manifest.jsonl",
-            params.gate, block.sampling, block.scale,
+        exam = Exam(
+            family, block, folder, settings, family.codec(block.weights), voice, corpus, texts, params.gate, hearing,
+            floor,
         )  # fmt: skip
-        exam = Exam(family, block, folder, settings, family.codec(block.weights), voice, corpus, texts, params.gate.seeds,
-                    params.gate.segment_words, hearing, floor)  # fmt: skip
+        inputs = fingerprint(
+            *code(name), *files(block.weights), *files(folder), Path(f"data/{name}/tokens/voice.json"),
+            CORPUS / "manifest.jsonl", params.gate, block.sampling, block.scale,
+        )  # fmt: skip
         work = SCRATCH / "gate" / name / inputs
         takes = len(texts) * len(params.gate.seeds)
         rows: dict[str, list[Row]] = {}
@@ -125,35 +126,35 @@ class Exam:
     voice: Voice
     corpus: Corpus
     prompts: list[Prompt]
-    seeds: list[int]
-    segment_words: int
+    gate: GateParams
     hearing: Hearing
     floor: Floor
 
     def take(self, epoch: int, folder: Path, heard: Callable[[int], object]) -> list[Row]:
         """The judged rows of one checkpoint, its audio in `folder`; `heard(1)` is called after each take."""
         checkpoint = checkpoint_name(epoch)
-        scripts = [(prompt, Script(prompt.id, prompt.text, seed)) for prompt in self.prompts for seed in self.seeds]
+        seeds = self.gate.seeds
+        scripts = [(prompt, Script(prompt.id, prompt.text, seed)) for prompt in self.prompts for seed in seeds]
         reader = Reader(
             self.family, self.network(epoch), self.codec, self.voice, Sampling(**self.block.sampling.model_dump()),
-            self.corpus.stats["chars_per_second"], self.segment_words,
+            self.corpus.stats["chars_per_second"], self.gate.segment_words,
         )  # fmt: skip
         audios = reader.read([script for _, script in scripts])
 
         def row(job: tuple[tuple[Prompt, Script], Spoken]) -> Row:
             (prompt, script), spoken = job
             fixed = {
-                "family": self.family.name, "checkpoint": checkpoint, "epoch": epoch, "scale": self.block.scale if epoch else None,
-                "tier": prompt.tier, "prompt": prompt.id, "kind": prompt.kind, "seed": script.seed, "text": prompt.text,
-                "wav": None, "frames": spoken.frames, "finish": spoken.finish, "error": spoken.error,
+                "family": self.family.name, "checkpoint": checkpoint, "epoch": epoch,
+                "scale": self.block.scale if epoch else None, "tier": prompt.tier, "prompt": prompt.id,
+                "kind": prompt.kind, "seed": script.seed, "text": prompt.text, "wav": None,
+                "frames": spoken.frames, "finish": spoken.finish, "error": spoken.error,
             }  # fmt: skip
             if spoken.audio is None:
                 measured = unheard(prompt.text)
             else:
-                fixed["wav"] = f"audio/{checkpoint}/{prompt.id}-{script.seed}.flac"
-                measured = self.hearing.measure(
-                    prompt.text, *write_flac(folder / fixed["wav"], spoken.audio, self.codec.output_sample_rate)
-                )
+                wav = fixed["wav"] = f"audio/{checkpoint}/{prompt.id}-{script.seed}.flac"
+                audio, rate = write_flac(folder / wav, spoken.audio, self.codec.output_sample_rate)
+                measured = self.hearing.measure(prompt.text, audio, rate)
             reasons = judge(fixed | measured, self.floor.tolerances[prompt.tier])
             heard(1)
             return fixed | measured | {"passed": not reasons, "reasons": reasons}
@@ -176,6 +177,10 @@ def code(name: str) -> list[Path]:
     """What a kept checkpoint's takes depend on besides their inputs."""
     folders = [Path("stages"), Path("stages/common"), Path("models/parts"), Path("models") / name]
     return [path for folder in folders for path in folder.glob("*.py")]
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from models.parts.errors import UserError
 from stages.common import chart
 from stages.common.cli import run
 from stages.common.files import read_json, sha256, staged, write_json, write_text
-from stages.common.findings import findings, headline, routing, score, tier_name
-from stages.common.page import render
+from stages.common.findings import findings, headline, routing, score
+from stages.common.page import render, tier_name
 from stages.common.params import Params, load_params
 from stages.common.records import Recording, Take
 from stages.common.results import TIERS, Results, epoch_of, read_results, summarise
@@ -60,10 +60,12 @@ def family_page(family: str, params: Params) -> Path:
 
 
 def _copy_audio(results: Results, folder: Path) -> dict[str, str]:
-    """Copy every take and recording to `folder`, under the same relative path; returns the hash of each."""
+    """Copy every take, and the prompts' recordings, to `folder` under the same path; returns the hash of each."""
+    prompts = {take.prompt for take in results.takes}
+    recordings = [one for one in results.recordings if one.prompt in prompts]
     gate = Path("data") / results.family / "gate"
     hashes = {}
-    for wav in sorted({one.wav for one in [*results.takes, *results.recordings] if one.wav}):
+    for wav in sorted({one.wav for one in [*results.takes, *recordings] if one.wav}):
         if not (gate / wav).is_file():
             raise UserError(f"{gate / wav}: listed and not there; run `dvc repro gate@{results.family}`")
         (folder / wav).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def charts(results: Results) -> list[Any]:
     """Loss, word error rate, takes passed and similarity over the epochs; none for the control, which has one point."""
     if results.control:
         return []
-    judgement, losses = results.judgement, results.validation_losses()
+    judgement, losses, floor = results.judgement, results.validation_losses(), results.floor
     epochs = [epoch_of(name) for name in judgement.order]
     scores = [judgement.scores[name] for name in judgement.order]
     promoted = epoch_of(judgement.promoted) if judgement.promoted else None
@@ -84,9 +86,9 @@ def charts(results: Results) -> list[Any]:
     tiers = {tier_name(tier): [judgement.tiers[name][tier] for name in judgement.order] for tier in TIERS}
     return [
         chart.loss_chart(epochs, train, sorted(losses.items()), losses[0.0], promoted),
-        chart.error_chart(epochs, scores, results.floor, promoted),
+        chart.error_chart(epochs, scores, floor.word_error_rate, promoted),
         chart.tier_chart(epochs, tiers, promoted),
-        chart.similarity_chart(epochs, [one.similarity for one in scores], promoted),
+        chart.similarity_chart(epochs, [one.similarity for one in scores], floor.similarity, promoted),
     ]
 
 

@@ -94,10 +94,11 @@ def _family(root: Path, family: str, weights: str, hostile: str) -> None:
     tiers = {name: {tier: _tier(takes, name, tier) for tier in ("5s", "15s", "30s")} for name in order}
     scores = {name: _score([take for take in takes if take["checkpoint"] == name]) for name in order}
     promoted = PROMOTED[family]
-    why = f"{promoted or 'No checkpoint'} is the earliest that passes all three lengths."
+    why = f"{promoted} is the earliest that passes all three tiers." if promoted else "None passes all three tiers."
     verdict = {"family": family, "promoted": promoted, "why": why, "tiers": tiers, "scores": scores, "order": order}
     write(data / "gate/verdict.json", verdict)
     recordings = [_recording(data / "gate", prompt) for prompt in ("test-3", "test-7")]
+    recordings.append({**recordings[0], "prompt": "test-8", "wav": "audio/recording/not-a-prompt.flac"})
     write(data / "gate/floor.json", {"rows": recordings, "tolerances": {}})
     for stage, seconds in (("resample", 6.1), ("tokenise", 41.0), ("train", 312.4), ("gate", 95.0)):
         cost = {"stage": stage, "family": family, "seconds": seconds, "peak_mib": 812}
@@ -151,7 +152,7 @@ def _failed(text: str) -> dict[str, Any]:
     return dict.fromkeys(fields) | {
         "finish": "failed", "error": error, "words": [["dropped", word, None] for word in words],
         "errors": {"dropped": len(words), "longest_run": len(words)}, "word_error_rate": 1.0, "passed": False,
-        "reasons": [error],
+        "reasons": [f"failed: {error}"],
     }  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def test_padding_changes_no_loss(toy):
 
 # --- the format ---------------------------------------------------------------------------------------------------
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @settings(max_examples=25, deadline=None)

@@ -254,7 +254,7 @@ def test_embedding_rows_must_cover_the_tokenizer(family):
 
 
 def test_the_slow_transformer_computes_upstreams_formulas(family, folder):
-    """One frame after another by hand: query, key and value in one matrix, RoPE on neighbouring pairs, grouped heads."""
+    """By hand: query, key and value in one matrix, normed, RoPE on neighbouring pairs, grouped heads, SwiGLU."""
     network = family.network(folder)
     config, batch = network.config, family.batch(network, fish_toy.examples(1))
     weights = {key: value.double().numpy() for key, value in network.state_dict().items()}
@@ -315,7 +315,7 @@ def test_a_released_folder_loads_by_its_own_names(family, folder, tmp_path):
     save_file(text, tmp_path / "a.safetensors")
     audio_state = {f"audio_decoder.{key.removeprefix('fast_')}": state[key] for key in audio_keys}
     save_file(audio_state, tmp_path / "b.safetensors")
-    index = {key: "a.safetensors" if key in text else "b.safetensors" for key in state}
+    index = dict.fromkeys(text, "a.safetensors") | dict.fromkeys(audio_state, "b.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert loss(family, family.network(tmp_path)) == loss(family, family.network(folder))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,7 @@ def test_many_clips_in_several_shards(tmp_path: Path) -> None:
     assert write_shards(tmp_path, iter(written)) == len(written)
     shards = Shards(tmp_path)
     assert [file.name for file in shards.files] == ["shard-00000.parquet", "shard-00001.parquet"]
+    assert [clip.id for clip in written[:PER_SHARD]] == pq.read_table(shards.files[0]).column("id").to_pylist()
     assert shards.ids() == [clip.id for clip in written] and len(shards) == len(written)
     order = np.random.default_rng(0).permutation(len(written))[:80]
     for index in [*order, 0, len(written) - 1]:

@@ -76,6 +76,9 @@ def rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
 class Flow(nn.Module):
     """Codes (and a voiceprint) to log-mel."""
 
+    print_mean: torch.Tensor
+    print_scale: torch.Tensor
+
     def __init__(self, config: FlowConfig):
         super().__init__()
         self.config = config
@@ -102,7 +105,8 @@ class Flow(nn.Module):
         rope = rotary(x.shape[1], self.config.width // self.config.heads)
         for block in self.blocks:
             h = block(h, time, mask, rope)
-        return self.head(self.norm(h))
+        clean: torch.Tensor = self.head(self.norm(h))
+        return clean
 
     def _scale(self, prints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread (B, 1, bands) that mels are standardised by: the speaker's own, or everyone's."""

@@ -7,6 +7,7 @@ Merging starts from the saved base in float32, never from a live training model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -25,7 +26,8 @@ def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
         raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(sorted(linear))}")
     trunk.requires_grad_(False)
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
+        r=settings.rank, lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float works and is what PEFT computes with
+        lora_dropout=settings.dropout,
         target_modules=list(settings.targets), bias="none",
     )
     inject_adapter_in_model(config, trunk)
@@ -40,7 +42,7 @@ def merge(trunk: torch.nn.Module, adapter: Mapping[str, torch.Tensor], settings:
     """Put `scale` × the adapter into the weights of a plain `trunk`, in place, and drop the LoRA layers."""
     plain = {name for name, _ in trunk.named_parameters()}
     adapt(trunk, settings)
-    result = set_peft_model_state_dict(trunk, dict(adapter))
+    result: Any = set_peft_model_state_dict(trunk, dict(adapter))
     if result.unexpected_keys or set(state(trunk)) != set(adapter):
         raise UserError("adapter: its tensors do not fit train.rank and train.targets of params.yaml; judge it with the settings that it was trained with")
     for name, module in list(trunk.named_modules()):

@@ -15,6 +15,7 @@ import torch
 import torchaudio
 
 from models.parts import voiceprint, whisper
+from models.parts.each import each
 from models.parts.family import Codec, Contract, Voice
 from models.parts.flow import Flow, FlowConfig
 from models.parts.mel import Mel
@@ -24,6 +25,9 @@ from models.parts.weights import load_into, read_config, sha256_of
 
 class ResidualQuantiser(torch.nn.Module):
     """Mel patches (T, P) given their semantic ids -> residual codes (T, stages)."""
+
+    means: torch.Tensor
+    basis: torch.Tensor
 
     def __init__(self, semantic: int, patch: int, width: int, entries: Sequence[int]):
         super().__init__()
@@ -95,7 +99,7 @@ class ResidualCodec(Codec):
         )
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [self._encode(wave) for wave in waves]
+        return each(self._encode, waves)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = max(1, -(-len(wave) // self.config["frame"]))
@@ -116,4 +120,4 @@ class ResidualCodec(Codec):
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         nobody = torch.zeros(voiceprint.SIZE)
-        return [self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), nobody)) for c in codes]
+        return each(lambda c: self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), nobody)), codes)

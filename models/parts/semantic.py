@@ -33,6 +33,10 @@ def at_token_rate(features: np.ndarray, token_rate: float, frames: int) -> np.nd
 class SemanticQuantiser(torch.nn.Module):
     """PCA and codebook. `mean`, `projection` (384, D) and `entries` (V, D) are its weights."""
 
+    mean: torch.Tensor
+    projection: torch.Tensor
+    entries: torch.Tensor
+
     def __init__(self, entries: int, width: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(whisper.WIDTH))

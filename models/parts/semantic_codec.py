@@ -14,6 +14,7 @@ import torch
 import torchaudio
 
 from models.parts import whisper
+from models.parts.each import each
 from models.parts.family import Codec, Contract, Voice
 from models.parts.flow import Flow, FlowConfig
 from models.parts.mel import Mel
@@ -50,7 +51,7 @@ class SemanticCodec(Codec):
         )
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [self._encode(wave) for wave in waves]
+        return each(self._encode, waves)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate))
@@ -70,4 +71,4 @@ class SemanticCodec(Codec):
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         prints = torch.from_numpy(voice.speaker_embedding)
-        return [self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), prints)) for c in codes]
+        return each(lambda c: self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), prints)), codes)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
 from models.parts import peft_lora
 from models.parts import sampling as drawing
@@ -46,7 +46,7 @@ class SpeechLM(nn.Module):
         super().__init__()
         self.config = config
         self.version, self.codes = config["version"], config["speech_token_size"]
-        qwen = Qwen2Config(**config["llm"], attn_implementation="sdpa")
+        qwen = Qwen2Config(**config["llm"])
         self.width = qwen.hidden_size
         self.llm = _Trunk(qwen)
         if self.version == 2:
@@ -60,8 +60,9 @@ class SpeechLM(nn.Module):
         self.tokenizer: Any = None  # set by `load`; not a weight
 
     @property
-    def trunk(self) -> nn.Module:
-        return self.llm.model.model
+    def trunk(self) -> Qwen2Model:
+        trunk: Qwen2Model = self.llm.model.model
+        return trunk
 
     def start(self) -> torch.Tensor:
         """Embedding (width,) of the first position."""
@@ -129,7 +130,8 @@ class SpeechLMFamily(Family):
     def adapt(self, network: SpeechLM, settings: AdaptSettings) -> SpeechLM:  # type: ignore[override]
         if settings.mode == "sft":
             network.requires_grad_(True)
-            network.llm.model.lm_head.requires_grad_(False)  # text is never predicted
+            if network.llm.model.lm_head.weight is not network.trunk.embed_tokens.weight:
+                network.llm.model.lm_head.requires_grad_(False)  # text is never predicted
         else:
             network.requires_grad_(False)
             peft_lora.adapt(network.trunk, settings)
@@ -180,21 +182,21 @@ class SpeechLMFamily(Family):
         self, network: SpeechLM, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
         max_frames: Sequence[int],
     ) -> list[Generation]:
-        ids = [network.text_ids(text) for text in texts]
+        ids, device = [network.text_ids(text) for text in texts], network.speech_embedding.weight.device
         longest = max(map(len, ids))
-        prefix = torch.zeros(len(ids), longest + 2, network.width)
-        mask = torch.zeros(len(ids), longest + 2, dtype=torch.long)
+        prefix = torch.zeros(len(ids), longest + 2, network.width, device=device)
+        mask = torch.zeros(len(ids), longest + 2, dtype=torch.long, device=device)
         for row, tokens in enumerate(ids):  # left-padded, so that every row's next position is the last
-            embedded = network.trunk.embed_tokens(torch.tensor(tokens, dtype=torch.long))
+            embedded = network.trunk.embed_tokens(torch.tensor(tokens, dtype=torch.long, device=device))
             prefix[row, longest - len(tokens) :] = torch.cat([network.start()[None], embedded, network.task()[None]])
             mask[row, longest - len(tokens) :] = 1
         sources = drawing.generators(seeds)
-        limits = torch.tensor(list(max_frames))
+        limits = torch.tensor(list(max_frames), device=device)
         cache, embeds = DynamicCache(), prefix
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         codes: list[torch.Tensor] = []
         logprobs: list[torch.Tensor] = []
-        stopped = torch.full((len(ids),), -1)
+        stopped = torch.full((len(ids),), -1, device=device)
         # Upstream lets no take end before two frames; special ids other than the end are never labels.
         banned = [i for i in range(network.codes, network.llm_decoder.out_features) if i != network.end]
         for step in range(int(limits.max()) + 1):
@@ -204,16 +206,16 @@ class SpeechLMFamily(Family):
             logits[:, banned] = -torch.inf
             if step < 2:
                 logits[:, network.end] = -torch.inf
-            token = drawing.draw(logits, drawing.uniforms(sources, 1)[:, 0], sampling)
+            token = drawing.draw(logits, drawing.uniforms(sources, 1).to(device)[:, 0], sampling)
             codes.append(token)
             logprobs.append(everything.gather(1, token[:, None])[:, 0])
             stopped = torch.where((stopped < 0) & (token == network.end), step, stopped)
             if bool(((stopped >= 0) | (limits <= step)).all()):
                 break
             embeds = network.speech_embedding(token)[:, None]
-            mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], dim=1)
+            mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long, device=device)], dim=1)
             positions = positions[:, -1:] + 1
-        drawn, scores = torch.stack(codes, 1), torch.stack(logprobs, 1)
+        drawn, scores = torch.stack(codes, 1).cpu(), torch.stack(logprobs, 1).cpu()
         results = []
         for row in range(len(ids)):
             stop = int(stopped[row])
@@ -227,11 +229,11 @@ class SpeechLMFamily(Family):
 
     @torch.no_grad()
     def decision_logprobs(self, network: SpeechLM, text: str, voice: Voice, generation: Generation) -> np.ndarray:  # type: ignore[override]
-        batch = self.batch(network, [Example("", text, "", generation.codes)])
+        batch = {k: v.to(network.speech_embedding.weight.device) for k, v in self.batch(network, [Example("", text, "", generation.codes)]).items()}
         hidden = network.trunk(inputs_embeds=network.embed(batch["text"], batch["lengths"], batch["speech"]), use_cache=False).last_hidden_state
         supervised = batch["labels"] != IGNORE
         scores = network.llm_decoder(hidden[supervised]).float().log_softmax(-1)
-        decided: np.ndarray = scores.gather(1, batch["labels"][supervised][:, None])[:, 0].numpy()
+        decided: np.ndarray = scores.gather(1, batch["labels"][supervised][:, None])[:, 0].cpu().numpy()
         return decided[: len(generation.logprobs)]
 
     def check_shapes(self, network: SpeechLM, contract: Contract) -> None:  # type: ignore[override]

@@ -101,7 +101,7 @@ def encoder() -> WhisperEncoder:
             state[f"{target}{ours}.bias"] = arrays[f"{source}{theirs}/beta"]
     config = WhisperConfig(
         d_model=WIDTH, encoder_layers=layers, encoder_attention_heads=6, encoder_ffn_dim=4 * WIDTH,
-        num_mel_bins=80, max_source_positions=1500, attn_implementation="sdpa",
+        num_mel_bins=80, max_source_positions=1500,
     )
     model = WhisperEncoder(config)
     model.load_state_dict(state, strict=True)

@@ -9,7 +9,6 @@ seeded; a killed run goes on where it stopped. What families share (the voices, 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
@@ -24,13 +23,14 @@ from models.parts import whisper
 from models.parts.errors import UserError
 from models.parts.family import Example, Family
 from models.parts.weights import save_half
-from stages.bases import codec as codec_fit
+from stages.bases.codec import CodecFit, Source
 from stages.bases.loop import optimise, write_curve
+from stages.bases.people import recordings
 from stages.bases.voices import synthesise
 from stages.common.batching import length_batches
 from stages.common.cli import run
-from stages.common.files import read_jsonl, staged, write_json, write_jsonl
-from stages.common.shards import Shards
+from stages.common.files import read_json, read_jsonl, staged, write_json, write_jsonl
+from stages.common.shards import Shards, write_shards
 
 SCRATCH = Path(".scratch/bases")
 
@@ -46,15 +46,18 @@ def main(argv: list[str]) -> None:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     torch.use_deterministic_algorithms(True)
     started = time.monotonic()
-    # 1. Voices that read made-up sentences, and what the speech encoder makes of them.
-    audio_folder = voices(recipe["voices"])
-    audio, features = Shards(audio_folder), encoder_features(audio_folder)
+    # 1. Voices that read made-up sentences, people for the decoder, and what the speech encoder makes of them.
+    spoken = source(voices(recipe["voices"]))
+    people = source(recorded_people())
     # 2. The codec.
-    network, codes, decoder_curve, explained = codec_fit.fit(recipe["codec"]["config"], recipe["codec"], audio, features, SCRATCH / name)
+    fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
+    explained = fit.fit_quantisers(spoken)
+    codes = fit.codes(spoken)
+    decoder_curve = fit.fit_decoder([(spoken, codes), (people, fit.codes(people))], SCRATCH / name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
-    save_half(network, folder / "codec" / "model.safetensors")
+    save_half(fit.network, folder / "codec" / "model.safetensors")
     # 3. The network, from random weights.
-    texts = {row["id"]: row for row in read_jsonl(audio_folder / "manifest.jsonl")}
+    texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
     examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
@@ -81,24 +84,34 @@ def voices(recipe: dict) -> Path:
     return folder
 
 
-def encoder_features(audio_folder: Path):
-    """A function from clip id to encoder features (n, 384); computed once, kept in half precision on disk."""
+def recorded_people() -> Path:
+    """The folder of the people's recordings, as audio shards."""
+    folder = SCRATCH / "people"
+    if not folder.is_dir():
+        with staged(folder) as partial:
+            write_shards(partial, recordings(SCRATCH / "packages"))
+    return folder
+
+
+def source(audio_folder: Path) -> Source:
+    """The recordings of a folder with the encoder's features, which are computed once and kept in half precision."""
     folder = audio_folder.with_name(audio_folder.name + "-features")
+    audio = Shards(audio_folder)
     if not folder.is_dir():
         with staged(folder) as partial:
             at, where = 0, {}
             with (partial / "features.f16").open("wb") as out:
-                for clip in tqdm(Shards(audio_folder), desc="encoder", unit="clip", mininterval=5):
-                    if len(clip.audio) > whisper.MAX_SECONDS * whisper.SAMPLE_RATE:
-                        continue
-                    hidden = whisper.features(clip.audio).astype(np.float16)
-                    hidden.tofile(out)
-                    where[clip.id] = (at, len(hidden))
-                    at += len(hidden)
-            (partial / "index.json").write_text(json.dumps(where))
-    index = json.loads((folder / "index.json").read_text())
+                for clip in tqdm(audio, total=len(audio), desc="encoder", unit="clip", mininterval=5):
+                    if len(clip.audio) <= whisper.MAX_SECONDS * whisper.SAMPLE_RATE:
+                        hidden = whisper.features(clip.audio).astype(np.float16)
+                        hidden.tofile(out)
+                        where[clip.id] = (at, len(hidden))
+                        at += len(hidden)
+            write_json(partial / "index.json", where)
+    index = read_json(folder / "index.json")
     stored = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, whisper.WIDTH)
-    return lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32)
+    ids = [clip_id for clip_id in audio.ids() if clip_id in index]
+    return Source(audio, lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32), ids)
 
 
 def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) -> tuple[torch.nn.Module, list[dict]]:

@@ -81,12 +81,12 @@ class CodecFit:
                 result[clip_id] = torch.cat([semantic[:, None], self.network.residual(patches, semantic)], 1)
         return result
 
-    def fit_decoder(self, sources: list[tuple[Source, dict[str, torch.Tensor], int]], scratch: Path) -> list[dict]:
-        """Train the flow on sources with their codes, each counted so many times; returns the curve."""
+    def fit_decoder(self, sources: list[tuple[Source, dict[str, torch.Tensor]]], scratch: Path) -> list[dict]:
+        """Train the flow on sources with their codes; returns the curve."""
         utterances: list[Utterance] = []
-        for source, codes, times in sources:
+        for source, codes in sources:
             ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8][: self.recipe["decoder_clips"]]
-            utterances += times * [self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)]
+            utterances += [self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)]
         flow = self.network.flow
         standardise(flow, utterances)
         flow.train()

@@ -55,7 +55,7 @@ def synthesise(folder: Path, count: int, seed: int, workers: int = 2) -> list[di
     def clips():
         with ThreadPoolExecutor(workers) as pool:
             audio = pool.map(lambda p: read_aloud(p[1], p[2], p[3], p[4]), plan)
-            for (clip_id, *_), wave in tqdm(zip(plan, audio), total=count, desc="synthesise", unit="clip"):
+            for (clip_id, *_), wave in tqdm(zip(plan, audio, strict=True), total=count, desc="synthesise", unit="clip"):
                 yield Clip(clip_id, SAMPLE_RATE, wave)
 
     write_shards(folder, clips())

@@ -144,13 +144,13 @@ def loss_chart(
 
 
 def error_chart(
-    epochs: Sequence[float], scores: Sequence[Score], floor_rate: float | None, promoted: float | None
+    epochs: Sequence[float], scores: Sequence[Score], recordings: float | None, promoted: float | None
 ) -> Markup:
     """Word error rate of every checkpoint with its confidence interval; dashed: real recordings."""
-    values = [0.0, *(end for one in scores for end in one.ci), *([] if floor_rate is None else [floor_rate])]
+    values = [0.0, *(end for one in scores for end in one.ci), *([] if recordings is None else [recordings])]
     panel = Panel("Word error rate, with 95 % interval", epochs, values, promoted, "{:.0%}")
-    if floor_rate is not None:
-        panel.level(floor_rate, "base", "recordings")
+    if recordings is not None:
+        panel.level(recordings, "base", "recordings")
     points = [(epoch, one.word_error_rate) for epoch, one in zip(epochs, scores, strict=True)]
     for epoch, one in zip(epochs, scores, strict=True):
         panel.whisker(epoch, *one.ci, "error")
@@ -159,11 +159,17 @@ def error_chart(
     return panel.svg(", ".join(f"epoch {x:g}: {y:.1%}" for x, y in points) + ".")
 
 
-def similarity_chart(epochs: Sequence[float], values: Sequence[float | None], promoted: float | None) -> Markup:
+def similarity_chart(
+    epochs: Sequence[float], values: Sequence[float | None], recordings: float | None, promoted: float | None
+) -> Markup:
+    """Mean similarity of every checkpoint; dashed: real recordings. Nothing where it was not measured."""
     points = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
     if not points:
         return Markup("")
-    panel = Panel("Similarity to the speaker", epochs, [y for _, y in points], promoted)
+    known = [y for _, y in points] + ([] if recordings is None else [recordings])
+    panel = Panel("Similarity to the speaker", epochs, known, promoted)
+    if recordings is not None:
+        panel.level(recordings, "base", "recordings")
     panel.line(points, "similarity", "")
     panel.dots(points, "similarity", "{:.3f}")
     return panel.svg(", ".join(f"epoch {x:g}: {y:.3f}" for x, y in points) + ".")

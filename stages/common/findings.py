@@ -55,10 +55,10 @@ def findings(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
 
 
 def _of_control(summary: Summary) -> list[str]:
-    rate = percent(score(summary, "base")["word_error_rate"])
-    passed = "passes" if summary["promoted"] else "does not pass"
-    said = f"Zero-shot control: nothing was trained. Its word error rate is {rate}; it {passed} the gate."
-    return [said, *_shortfall(summary)]
+    base = score(summary, "base")
+    passed = sum(tier["passed"] for tier in base["tiers"].values())
+    rate = percent(base["word_error_rate"])
+    return [summary["why"], f"Its word error rate is {rate}; it passes {passed} of {len(base['tiers'])} lengths."]
 
 
 def _of_trained(summary: Summary) -> list[str]:
@@ -83,19 +83,7 @@ def _of_trained(summary: Summary) -> list[str]:
     if last is not best and last["ci"][0] > best["ci"][1]:
         end, rate = summary["chosen"]["last"], percent(last["word_error_rate"])
         sentences.append(f"Training to the end would have cost words: {end} stands at {rate}.")
-    return sentences + _shortfall(summary)
-
-
-def _shortfall(summary: Summary) -> list[str]:
-    """Which tiers the best checkpoint fails, and one reason as the gate gave it."""
-    if summary["promoted"]:
-        return []
-    failed = [(tier, verdict) for tier, verdict in score(summary, "best")["tiers"].items() if not verdict["passed"]]
-    if not failed:
-        return [summary["why"]]
-    counts = [f"{one['passed_takes']} of {one['takes']} takes pass at {tier_name(tier)}" for tier, one in failed]
-    example = next((f"; for example: {one['reasons'][0]}" for _, one in failed if one["reasons"]), "")
-    return [f"With {summary['chosen']['best']}, {listed(counts)}{example}."]
+    return [*sentences, summary["why"]]
 
 
 def routing(summaries: Sequence[Summary]) -> list[Advice]:
@@ -130,11 +118,6 @@ def _minutes(summary: Summary) -> float | None:
 
 def commercial(summary: Summary) -> bool:
     return all(terms["commercial"] for terms in summary["licence"].values())
-
-
-def tier_name(tier: str) -> str:
-    """ "15s" is "15 s"."""
-    return f"{tier.removesuffix('s')} s"
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -96,8 +96,10 @@ def _hear(takes: list[Prompt], corpus: Corpus, hearing: Hearing, folder: Path) -
     def hear(prompt: Prompt) -> Row:
         wav = f"audio/recording/{prompt.id}.flac"
         audio, rate = write_flac(folder / wav, *corpus.recording(prompt))
-        fixed = {"system": "recording", "tier": prompt.tier, "prompt": prompt.id, "clips": prompt.clips, "text": prompt.text}
-        return {**fixed, "wav": wav, "finish": "stop", "error": None, **hearing.measure(prompt.text, audio, rate)}
+        return {
+            "system": "recording", "tier": prompt.tier, "prompt": prompt.id, "clips": prompt.clips, "text": prompt.text,
+            "wav": wav, "finish": "stop", "error": None, **hearing.measure(prompt.text, audio, rate),
+        }  # fmt: skip
 
     with ThreadPoolExecutor() as pool:
         yield from tqdm(pool.map(hear, takes), desc="noise floor", total=len(takes), unit="take", disable=None)
@@ -110,7 +112,7 @@ def write_flac(path: Path, audio: np.ndarray, sample_rate: int) -> tuple[np.ndar
     return sf.read(path, dtype="float32")[0], sample_rate
 
 
-def fingerprint(*inputs: Path | object) -> str:
+def fingerprint(*inputs: object) -> str:
     """One hash of files' bytes and of values' text, in a fixed order."""
     total = hashlib.sha256()
     for path in sorted(one for one in inputs if isinstance(one, Path)):

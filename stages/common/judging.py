@@ -1,8 +1,8 @@
 """`python -m stages.gate --judge FILE.jsonl`: audio from anywhere, judged by the gate's rules.
 
-One JSON object a line: `text`, `wav` (absolute, or relative to the file), and optionally `system`, `checkpoint` and `tier`
-(by default the one that the text's length asks for). Prints a row for each, with `passed` and `reasons`. The whole file
-is checked before anything is heard; audio in which nothing can be made out is a row that did not pass.
+One JSON object a line: `text`, `wav` (absolute, or relative to the file), and optionally `system`, `checkpoint` and
+`tier` (by default the one that the text's length asks for). Prints a row for each, with `passed` and `reasons`. The
+whole file is checked before anything is heard; audio in which nothing can be made out is a row that did not pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ FIELDS = ("text", "wav", "system", "checkpoint", "tier")
 
 def judge_file(path: Path, gate: GateParams, folder: Path) -> None:
     """Print the judged rows of `path` as JSON lines. `folder`: data/corpus, whose recordings give the noise floor."""
-    rows = [check(row, path, number) for number, row in enumerate(read_jsonl(path), 1)]
+    rows = read_jsonl(path)
+    lines = [number for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
+    rows = [check(row, path, line) for row, line in zip(rows, lines, strict=True)]
     if (folder / "manifest.jsonl").is_file():
         corpus = Corpus(folder)
         hearing = Hearing(corpus.speaker())
@@ -44,9 +46,9 @@ def judge_file(path: Path, gate: GateParams, folder: Path) -> None:
         print(json.dumps(row | {"passed": not reasons, "reasons": reasons}, ensure_ascii=False), flush=True)
 
 
-def check(row: dict[str, Any], path: Path, number: int) -> Row:
+def check(row: dict[str, Any], path: Path, line: int) -> Row:
     """The fields of one line, all of them; UserError naming the line for what cannot be judged."""
-    where = f"{path}: row {number}"
+    where = f"{path}: line {line}"
     unknown = sorted(row.keys() - set(FIELDS))
     if unknown:
         raise UserError(f"{where}: unknown field {unknown[0]!r}; a row has {', '.join(FIELDS)}")
@@ -58,7 +60,7 @@ def check(row: dict[str, Any], path: Path, number: int) -> Row:
     if row.get("tier") not in (None, *TIERS):
         raise UserError(f"{where}: tier {row['tier']!r} is none of {', '.join(TIERS)}; leave it out to have it chosen")
     if not (path.parent / row["wav"]).is_file():
-        raise UserError(f"{where}: {path.parent / row['wav']}: no such file; paths are relative to {path.name}'s folder")
+        raise UserError(f"{where}: {path.parent / row['wav']}: no such file; paths count from {path.name}'s folder")
     audio_of(path.parent / row["wav"], where)
     return {field: row.get(field) for field in FIELDS}
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from stages.common.findings import percent, tier_name
+from stages.common.findings import percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -41,6 +41,11 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else str(timedelta(minutes=minutes))[:-3] + " h"
+
+
+def tier_name(tier: str) -> str:
+    """ "15s" is "15 s"."""
+    return f"{tier.removesuffix('s')} s"
 
 
 def measured(value: float | None, form: str, missing: str = "not measured") -> str:

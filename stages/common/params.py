@@ -68,6 +68,7 @@ class GateParams(Block):
     prompts: Count
     seeds: Annotated[list[Seed], Field(min_length=1)]
     checkpoints: Literal["all", "last"]
+    segment_words: Count
     extra_dropped: CountOrZero
     extra_inserted: CountOrZero
     extra_share: Share

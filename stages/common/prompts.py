@@ -18,32 +18,33 @@ FEWEST_WORDS = 3  # a clip of one letter or one number says nothing about readin
 # Telephone prompts and everyday English, without rare names. Each paragraph lasts half a minute or more, and the
 # shorter tiers take its first sentences.
 GENERAL = (
-    "Please hold the line while we look for the next free agent. If you would rather leave a message, press one after "
-    "the tone. To hear your balance, press two, and to speak with an operator, press zero. Your call may be recorded, "
-    "so that we can answer better the next time. Our office is open from nine in the morning until five in the "
-    "afternoon. On Sunday we are closed, but you can always send us a letter. Thank you for calling, and have a "
-    "pleasant day.",
-    "The weather was warm this morning, so we walked along the river. My sister carried the bread, and I carried a "
-    "bottle of water. After an hour we found a quiet place under a tall tree. Two small birds came close and waited for "
-    "their share. In the evening it began to rain, and we ran home together. We hung our wet coats near the kitchen "
-    "door and made some tea. Tomorrow we will take the bus, because the road is long.",
-    "You have three new messages and two old messages. The first message was left on Tuesday at ten in the morning. To "
-    "listen to it again, press one, or press seven to delete it. If this is not your mailbox, please hang up and try "
-    "the number once more. Before you leave a message, wait for the sound of the tone. When you have finished, press "
-    "the pound key, and your message will be saved. To change your greeting or your password, return to the main menu.",
-    "Last winter my brother bought an old house near the station. The roof was broken, and most of the windows did not "
-    "close. Every Saturday we drove there with paint, nails, and a box of tools. By the end of April the rooms were dry "
-    "and the floor was new. Now his children have a garden where they can play all day. When the train goes by, they "
-    "stop and wave to the driver. He says that it was hard work, but he would do it again.",
-    "This conference will begin when the leader arrives. Please say your name after the tone, and then press the pound "
-    "key. You can mute your own line with star six. To raise the volume, press nine, and to lower it, press four. If "
-    "somebody cannot hear you, check that your telephone is not muted. There are five other people on this call, and "
-    "one more is waiting. At the end, everyone will receive a short list of what was said today.",
-    "The library opens at eight, and the first visitors are already waiting outside. Most of them read the newspaper "
-    "at the long table by the window. A teacher is looking for a story about the sea for her class. She asks for help, "
-    "and the clerk brings her three books and a map. Nobody speaks loudly here, except for the clock above the door. "
-    "When it rains, the room is full, and someone always falls asleep. At six the lights go out, and the street is "
-    "quiet again.",
+    "Please hold the line while we look for the next free agent. If you would rather leave a message, press one "
+    "after the tone. To hear your balance, press two, and to speak with an operator, press zero. Your call may be "
+    "recorded, so that we can answer better the next time. Our office is open from nine in the morning until five "
+    "in the afternoon. On Sunday we are closed, but you can always send us a letter. Thank you for calling, and "
+    "have a pleasant day.",
+    "The weather was warm this morning, so we walked along the river. My sister carried the bread, and I carried "
+    "a bottle of water. After an hour we found a quiet place under a tall tree. Two small birds came close and "
+    "waited for their share. In the evening it began to rain, and we ran home together. We hung our wet coats "
+    "near the kitchen door and made some tea. Tomorrow we will take the bus, because the road is long.",
+    "You have three new messages and two old messages. The first message was left on Tuesday at ten in the "
+    "morning. To listen to it again, press one, or press seven to delete it. If this is not your mailbox, please "
+    "hang up and try the number once more. Before you leave a message, wait for the sound of the tone. When you "
+    "have finished, press the pound key, and your message will be saved. To change your greeting or your "
+    "password, return to the main menu.",
+    "Last winter my brother bought an old house near the station. The roof was broken, and most of the windows "
+    "did not close. Every Saturday we drove there with paint, nails, and a box of tools. By the end of April the "
+    "rooms were dry and the floor was new. Now his children have a garden where they can play all day. When the "
+    "train goes by, they stop and wave to the driver. He says that it was hard work, but he would do it again.",
+    "This conference will begin when the leader arrives. Please say your name after the tone, and then press the "
+    "pound key. You can mute your own line with star six. To raise the volume, press nine, and to lower it, press "
+    "four. If somebody cannot hear you, check that your telephone is not muted. There are five other people on "
+    "this call, and one more is waiting. At the end, everyone will receive a short list of what was said today.",
+    "The library opens at eight, and the first visitors are already waiting outside. Most of them read the "
+    "newspaper at the long table by the window. A teacher is looking for a story about the sea for her class. She "
+    "asks for help, and the clerk brings her three books and a map. Nobody speaks loudly here, except for the "
+    "clock above the door. When it rains, the room is full, and someone always falls asleep. At six the lights go "
+    "out, and the street is quiet again.",
 )
 
 
@@ -59,22 +60,22 @@ class Prompt:
 
 
 def recordings(manifest: list[dict[str, Any]], tier: str) -> list[Prompt]:
-    """The test split as takes of one tier: clips joined, in an order that follows from their ids, until it is long enough.
+    """The test split as takes of one tier: clips joined, in an order that follows from their ids, until long enough.
 
-    No clip stands in two takes. Clips much longer than the tier, or shorter than a phrase, are left out.
+    No clip stands in two takes. Clips of less than a phrase are left out, and takes that would be much too long or short.
     """
     length = TIERS[tier]
     test = [row for row in manifest if row["split"] == "test" and len(spoken(row["text"])) >= FEWEST_WORDS]
     test.sort(key=lambda row: hashlib.sha256(row["id"].encode()).hexdigest())
     groups: list[list[dict[str, Any]]] = []
-    group: list[dict[str, Any]] = []
-    for row in test:
-        if row["seconds"] > 1.6 * length:
-            continue
-        group.append(row)
-        if sum(row["seconds"] for row in group) >= 0.9 * length:
-            groups.append(group)
-            group = []
+    for row in test:  # into the first take that has room for it
+        room = (group for group in groups if _seconds(group) < 0.9 * length and _seconds([*group, row]) <= 1.5 * length)
+        group = next(room, None)
+        if group is not None:
+            group.append(row)
+        elif row["seconds"] <= 1.5 * length:
+            groups.append([row])
+    groups = [group for group in groups if _seconds(group) >= 0.9 * length]
     return [
         Prompt(
             f"test-{tier}-{number}", tier, "held-out",
@@ -82,6 +83,10 @@ def recordings(manifest: list[dict[str, Any]], tier: str) -> list[Prompt]:
         )
         for number, group in enumerate(groups, 1)
     ]  # fmt: skip
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float:
+    return float(sum(row["seconds"] for row in rows))
 
 
 def prompts(manifest: list[dict[str, Any]], words_per_second: float, count: int) -> list[Prompt]:
@@ -99,7 +104,7 @@ def prompts(manifest: list[dict[str, Any]], words_per_second: float, count: int)
 
 
 def _general(tier: str, number: int, words: float) -> str:
-    """At least `words` words (less one in ten) from the general sentences; each tier starts in a paragraph of its own."""
+    """About `words` words, in whole sentences; each tier starts in paragraphs of its own."""
     start = (list(TIERS).index(tier) * 2 + number - 1) % len(GENERAL)
     text: list[str] = []
     for sentence in " ".join(GENERAL[start:] + GENERAL[:start]).split(". "):

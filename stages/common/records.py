@@ -106,8 +106,8 @@ class Take(Recording):
     reasons: list[str]
 
 
-class Floor(BaseModel):
-    """floor.json: what the listener makes of real recordings."""
+class Recordings(BaseModel):
+    """floor.json: what the listener makes of real recordings, those of the prompts among them."""
 
     rows: list[Recording]
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from models.parts.errors import UserError
 from stages.common.records import (
     Card,
-    Floor,
     HistoryRow,
     Judgement,
     Recording,
+    Recordings,
     StageCost,
     Take,
     Training,
@@ -35,6 +35,13 @@ class Chosen(NamedTuple):
     base: str
     best: str
     last: str
+
+
+class Floor(NamedTuple):
+    """What the listener makes of real recordings; None where there are none."""
+
+    word_error_rate: float | None
+    similarity: float | None
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,15 @@ class Results:
         return Chosen(order[0], best, order[-1])
 
     @property
-    def floor(self) -> float | None:
-        """What the listener makes of real recordings: the mean word error rate over them."""
-        heard = [one.word_error_rate for one in self.recordings if one.word_error_rate is not None]
-        return sum(heard) / len(heard) if heard else None
+    def floor(self) -> Floor:
+        """The noise floor, counted as the gate counts a checkpoint's scores: errors over all words, mean similarity."""
+        words = [sum(len(wanted.split()) for _, wanted, _ in one.words if wanted) for one in self.recordings]
+        wrong = sum((one.word_error_rate or 0.0) * count for one, count in zip(self.recordings, words, strict=True))
+        known = [one.similarity for one in self.recordings if one.similarity is not None]
+        return Floor(
+            wrong / sum(words) if sum(words) else None,
+            sum(known) / len(known) if known else None,
+        )
 
     def validation_losses(self) -> dict[float, float]:
         """Validation loss by epoch; epoch 0 is the base."""
@@ -88,7 +100,7 @@ def read_results(family: str) -> Results:
     if missing:
         where, way_out = gate / "verdict.json", f"run `dvc repro gate@{family}`"
         raise UserError(f"{where}: no score or no tiers for {min(missing)}; {way_out}")
-    floor = read_one(Floor, gate / "floor.json", f"gate@{family}")
+    recordings = read_one(Recordings, gate / "floor.json", f"gate@{family}")
     verdicts = VERDICTS / f"{family}.json"
     return Results(
         family=family,
@@ -98,7 +110,7 @@ def read_results(family: str) -> Results:
         history=read_rows(HistoryRow, checkpoints / "history.jsonl", f"train@{family}"),
         takes=read_rows(Take, gate / "rows.jsonl", f"gate@{family}"),
         judgement=judgement,
-        recordings=floor.rows,
+        recordings=recordings.rows,
         costs={stage: read_cost(stage, family) for stage in STAGES},
         verdicts=read_verdicts(verdicts, family) if verdicts.exists() else None,
     )
@@ -143,7 +155,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "promoted": judgement.promoted,
         "why": judgement.why,
         "chosen": results.chosen._asdict(),
-        "recordings_word_error_rate": results.floor,
+        "recordings": results.floor._asdict(),
         "checkpoints": {
             name: {
                 "epoch": epoch_of(name),

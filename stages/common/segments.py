@@ -10,7 +10,7 @@ CLAUSE_END = re.compile(r"""[,;:–—]["')\]]*$""")
 
 
 def segments(text: str, max_words: int) -> list[str]:
-    """`text` cut at sentence ends, a longer sentence at its commas, and a longer clause evenly; at most `max_words` each.
+    """`text` cut at sentence ends, a long sentence at its commas, a long clause evenly; at most `max_words` each.
 
     Neighbours that fit together stay together, because a model reads a lone word badly. Joined with spaces, the
     segments are the text (white space aside).

@@ -12,15 +12,18 @@ from itertools import product
 
 Reading = tuple[str, ...]
 
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+UNITS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 SCALES = ["", "thousand", "million", "billion"]
 ODD_ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
     "twelve": "twelfth",
+}  # fmt: skip
+CONTRACTED = {
+    "m": ("am",), "re": ("are",), "ve": ("have",), "ll": ("will",), "d": ("would", "had"), "s": ("is", "has", "us"),
 }  # fmt: skip
 CURRENCIES = {"$": ("dollar", "dollars"), "£": ("pound", "pounds"), "€": ("euro", "euros")}
 SYMBOLS: dict[str, tuple[Reading, ...]] = {
@@ -38,10 +41,10 @@ SYMBOLS: dict[str, tuple[Reading, ...]] = {
 # Words that a listener cannot tell apart, or that are spelled in two ways. Each line is one sound.
 SAME_SOUND = """
 to two too | for four fore | there their theyre | hear here | by buy bye | one won | no know | right write rite wright
-| be bee b | see sea c | eye i aye | jay j | kay k | el l | em m | en n | oh o owe | pea pee p | queue cue q | are r our
-| es s | tea tee t | you u ewe | vee v | ex x | why y | zee z | dee d | gee g | eff f | aitch h | a eh
+| zed zee z | be bee b | see sea c | eye i aye | jay j | kay k | el l | em m | en n | oh o owe | pea pee p | queue cue q | are r
+| es s | tea tee t | you u ewe | vee v | ex x | why y | dee d | gee g | eff f | aitch h | a eh
 | ate eight | wait weight | way weigh | week weak | whole hole | new knew | not knot | our hour | your youre
-| its | wood would | through threw thru | passed past | piece peace | sun son | some sum | meet meat | male mail
+| wood would | through threw thru | passed past | piece peace | sun son | some sum | meet meat | male mail
 | sale sail | tale tail | plain plane | wear where ware | weather whether | which witch | break brake | blue blew
 | red read | rode road rowed | night knight | made maid | pair pear pare | fair fare | flour flower | great grate
 | hi high | him hymn | in inn | mist missed | morning mourning | none nun | or oar ore | role roll | sell cell
@@ -49,11 +52,12 @@ to two too | for four fore | there their theyre | hear here | by buy bye | one w
 | wore war | bored board | bare bear | base bass | been bin | bread bred | capital capitol | course coarse
 | days daze | dear deer | die dye | do due dew | fined find | guest guessed | heard herd | idle idol | lead led
 | lessen lesson | loan lone | main mane | minor miner | nose knows | principal principle | rain reign rein | raise rays
-| ring wring | root route | seem seam | shore sure | sight site cite | so sew sow | soul sole | store
-| sweet suite | team teem | tire tyre | toe tow | thrown throne | weave | wheel | whine wine | yolk yoke
+| ring wring | root route | seem seam | shore sure | sight site cite | so sew sow | soul sole
+| sweet suite | team teem | tire tyre | toe tow | thrown throne | whine wine | yolk yoke
 | ok okay | mister mr | missus mrs | doctor dr | allright alright | colour color | grey gray | neighbour neighbor
 | neighbours neighbors | centre center | cancelled canceled | dialled dialed | favourite favorite | programme program
-| cheque check | email | greeting greetings | licence license | theatre theater | metre meter | travelled traveled
+| cheque check | caret carrot carat | tilde tilda | parenthesis parentheses | yankee yankie
+| licence license | theatre theater | metre meter | travelled traveled | fortieth fourtieth
 """
 _SOUND = {word: line.split()[0] for line in SAME_SOUND.replace("\n", " ").split("|") for word in line.split()}
 
@@ -104,7 +108,15 @@ def _readings(kind: str, token: str) -> tuple[Reading, ...]:
         return (tuple(token.replace(".", "")),)
     if kind == "symbol":
         return SYMBOLS[token]
-    return ((token.replace("'", ""),),)
+    return _unique([(token.replace("'", ""),), *_in_full(token)])
+
+
+def _in_full(word: str) -> list[Reading]:
+    """A contraction as two words, since listeners write "I'm" and "I am" for the same sound."""
+    stem, _, ending = word.rpartition("'")
+    if ending == "t" and stem.endswith("n"):
+        return [({"wo": "will", "ca": "can", "sha": "shall"}.get(stem[:-1], stem[:-1]), "not")]
+    return [(stem.replace("'", ""), full) for full in CONTRACTED.get(ending, ()) if stem]
 
 
 def _unique(readings: list[Reading]) -> tuple[Reading, ...]:

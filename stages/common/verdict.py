@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import ceil
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -55,7 +57,7 @@ def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -
     return Tolerance(
         lost=floor("dropped", "merged") + gate.extra_dropped,
         added=floor("inserted", "repeated") + gate.extra_inserted,
-        misheard=floor("substituted") + 1,
+        misheard=floor("substituted"),
         misheard_share=gate.extra_share,
         run=floor("longest_run") + gate.longest_run,
         rate=rate and round(rate, 3),
@@ -88,7 +90,7 @@ def _words(row: Row, allowed: Tolerance) -> list[str]:
         reasons += [_listed("dropped", row, 1), _listed("merged", row, 1)]
     if added > allowed.added or longest_run(row["words"], ("inserted", "repeated")) > allowed.run:
         reasons += [_listed("repeated", row, 2), _listed("inserted", row, 2)]
-    if errors["substituted"] > allowed.misheard + int(allowed.misheard_share * count):
+    if errors["substituted"] > allowed.misheard + ceil(allowed.misheard_share * count):
         pairs = [f"{said} for {word}" for op, word, said in row["words"] if op == "substituted"]
         reasons.append(f"{errors['substituted']} of {count} words sound wrong: {_short(pairs, ', ')}")
     return [reason for reason in reasons if reason]
@@ -112,16 +114,20 @@ def _count(row: Row) -> int:
 
 def longest_run(words: Sequence[Sequence[str | None]], ops: Sequence[str]) -> int:
     """The most steps of an alignment in a row that are one of `ops`."""
-    return max((len(list(run)) for hit, run in groupby(words, key=lambda step: step[0] in ops) if hit), default=0)
+    runs = (len(list(run)) for hit, run in groupby(words, key=lambda step: step[0] in ops) if hit)
+    return max(runs, default=0)
 
 
 def _listed(op: str, row: Row, side: int) -> str:
-    """"dropped 3 words: please hold, line": words of one run together, runs apart."""
-    runs = [[str(step[side]) for step in run] for hit, run in groupby(row["words"], key=lambda step: step[0] == op) if hit]
+    """"dropped 3 words: please hold, line": words of one run together, runs apart. Empty if there are none."""
     count = row["errors"][op]
+    if not count:
+        return ""
     if op == "merged":
-        return f"merged: {', '.join(f'{word} into {said}' for what, word, said in row['words'] if what == op)}" * bool(count)
-    return f"{op} {count} word{'s' * (count > 1)}: {_short([' '.join(run) for run in runs], ', ')}" if count else ""
+        return "merged " + ", ".join(f"{word} into {said}" for what, word, said in row["words"] if what == op)
+    grouped = groupby(row["words"], itemgetter(0))
+    runs = [" ".join(str(step[side]) for step in run) for what, run in grouped if what == op]
+    return f"{op} {count} word{'s' * (count > 1)}: {_short(runs, ', ')}"
 
 
 def _short(parts: list[str], between: str) -> str:
@@ -165,7 +171,9 @@ def _mean(values: list[float | None]) -> float | None:
     return round(sum(known) / len(known), 4) if known else None
 
 
-def promote(order: Sequence[str], verdicts: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]]) -> tuple[str | None, str]:
+def promote(
+    order: Sequence[str], verdicts: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]]
+) -> tuple[str | None, str]:
     """The checkpoint to deploy, or None, and why in one sentence. `order` lists them by epoch, "base" first.
 
     It is the earliest that passes all tiers and whose word error rate lies within the confidence interval of the best
