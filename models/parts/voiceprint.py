@@ -25,6 +25,13 @@ def voiceprint(wave: np.ndarray, mel: Mel, log_mel: torch.Tensor | None = None) 
     return np.concatenate([speech.mean(0).numpy(), spread.numpy(), _pitch_histogram(wave, mel.sample_rate)]).astype(np.float32)
 
 
+def mean_pitch(vectors: torch.Tensor) -> torch.Tensor:
+    """(…, 192) -> (…, 1): the mean of the pitch histogram on its log scale, -1 (60 Hz) to 1 (400 Hz); 0 without voice."""
+    histogram = vectors[..., -_PITCH_BINS:]
+    centres = torch.linspace(-1, 1, _PITCH_BINS)
+    return (histogram * centres).sum(-1, keepdim=True) / histogram.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
 def split(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(…, 192) -> mean, spread (never below 0.3, so that silent bands stay silent), pitch."""
     mean, spread, pitch = vectors.split([_BANDS, _BANDS, _PITCH_BINS], dim=-1)

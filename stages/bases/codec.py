@@ -88,7 +88,7 @@ class CodecFit:
             ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8][: self.recipe["decoder_clips"]]
             utterances += [self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)]
         flow = self.network.flow
-        standardise(flow, utterances)
+        flow.average.copy_(torch.stack([u.print for u in utterances]).mean(0))
         flow.train()
         curve = optimise(
             "decoder", flow.parameters(), lambda step: decoder_loss(flow, utterances, random.Random(self.seed * 1_000_000 + step)),
@@ -121,13 +121,6 @@ class CodecFit:
         return Utterance(codes.short(), log_mel.half(), torch.from_numpy(voiceprint.voiceprint(wave, self.mel, log_mel)))
 
 
-def standardise(flow: Flow, utterances: list[Utterance]) -> None:
-    """Set the flow's idea of an average voice from the training set."""
-    prints = torch.stack([u.print for u in utterances])
-    flow.print_mean.copy_(prints.mean(0))
-    flow.print_scale.copy_(prints.std(0).clamp(min=0.05))
-
-
 def decoder_loss(flow: Flow, utterances: list[Utterance], rng: random.Random) -> torch.Tensor:
     """The flow's loss on random crops of random utterances."""
     patch = flow.config.patch
@@ -141,6 +134,4 @@ def decoder_loss(flow: Flow, utterances: list[Utterance], rng: random.Random) ->
         codes[row, : len(part)], mask[row, : len(part)] = part.long(), True
         mel[row, : len(part) * patch] = u.mel[start * patch : (start + len(part)) * patch].float()
     prints = torch.stack([u.print for u in chosen])
-    # A new speaker's print is never quite one that was seen.
-    prints = prints + 0.1 * flow.print_scale * torch.randn_like(prints)
     return flow.loss(mel, codes, prints, mask)

@@ -1,7 +1,7 @@
 """The noise floor: what the gate's listener makes of real recordings that nobody trained on.
 
-The test split is joined into takes of each length tier and judged like any other take; from these rows each tier's
-tolerance follows. It belongs to the corpus, not to a family, so it is computed once and kept in `.scratch/floor`.
+The clips of the test split, each by itself and joined into takes of each length tier, are judged like any other take;
+from these rows each tier's tolerance follows. It belongs to the corpus, not to a family, so it is computed once and kept in `.scratch/floor`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stages.common.asr import resampled
 from stages.common.files import SCRATCH, read_json, read_jsonl, staged, write_json
 from stages.common.hearing import Hearing
 from stages.common.params import GateParams
-from stages.common.prompts import Prompt, recordings
+from stages.common.prompts import Prompt, clips, recordings
 from stages.common.shards import Shards
 from stages.common.verdict import TIERS, Row, Tolerance, judge, tolerance
 
@@ -79,7 +79,7 @@ def noise_floor(corpus: Corpus, gate: GateParams, hearing: Hearing) -> Floor:
     key = fingerprint(corpus.folder / "manifest.jsonl", *Path(__file__).parent.glob("*.py"))
     folder = SCRATCH / "floor" / key
     if not folder.is_dir():
-        takes = [prompt for tier in TIERS for prompt in recordings(corpus.manifest, tier)]
+        takes = [prompt for tier in TIERS for prompt in recordings(corpus.manifest, tier)] + clips(corpus.manifest)
         with staged(folder) as partial:
             write_json(partial / "rows.json", list(_hear(takes, corpus, hearing, partial)))
     heard = read_json(folder / "rows.json")

@@ -20,6 +20,7 @@ from stages.common.files import read_jsonl
 from stages.common.floor import Corpus, from_params, noise_floor
 from stages.common.hearing import Hearing
 from stages.common.params import GateParams
+from stages.common.prompts import tier_of
 from stages.common.spoken import spoken
 from stages.common.verdict import TIERS, Row, judge
 
@@ -40,7 +41,7 @@ def judge_file(path: Path, gate: GateParams, folder: Path) -> None:
         print(f"{folder}: not there, so the limits are those of params.yaml, with no noise floor", file=sys.stderr)
         hearing, floor, pace = Hearing([]), from_params(gate), WORDS_PER_SECOND
     for row in rows:
-        row = {**row, "tier": row["tier"] or tier_of(row["text"], pace), "finish": "stop", "error": None}
+        row = {**row, "tier": row["tier"] or tier_of(len(spoken(row["text"])) / pace), "finish": "stop", "error": None}
         row |= hearing.measure(row["text"], *audio_of(path.parent / row["wav"]))
         reasons = judge(row, floor.tolerances[row["tier"]])
         print(json.dumps(row | {"passed": not reasons, "reasons": reasons}, ensure_ascii=False), flush=True)
@@ -70,9 +71,3 @@ def audio_of(wav: Path, where: str = "") -> tuple[np.ndarray, int]:
     name = f"{where}: {wav}" if where else str(wav)
     audio, rate = decode(wav.read_bytes(), name)
     return mono(audio, name), rate
-
-
-def tier_of(text: str, words_per_second: float) -> str:
-    """The tier whose length is nearest to the text's, as a ratio."""
-    seconds = len(spoken(text)) / words_per_second
-    return min(TIERS, key=lambda tier: max(seconds / TIERS[tier], TIERS[tier] / max(seconds, 0.01)))

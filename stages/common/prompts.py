@@ -85,6 +85,20 @@ def recordings(manifest: list[dict[str, Any]], tier: str) -> list[Prompt]:
     ]  # fmt: skip
 
 
+def clips(manifest: list[dict[str, Any]]) -> list[Prompt]:
+    """Every clip of the test split that is a phrase or more, as a take of its own."""
+    test = [row for row in manifest if row["split"] == "test" and len(spoken(row["text"])) >= FEWEST_WORDS]
+    return [
+        Prompt(f"clip-{number}", tier_of(row["seconds"]), "held-out", row["text"], (row["id"],))
+        for number, row in enumerate(test, 1)
+    ]
+
+
+def tier_of(seconds: float) -> str:
+    """The tier whose length is nearest, as a ratio."""
+    return min(TIERS, key=lambda tier: max(seconds / TIERS[tier], TIERS[tier] / max(seconds, 0.01)))
+
+
 def _seconds(rows: list[dict[str, Any]]) -> float:
     return float(sum(row["seconds"] for row in rows))
 

@@ -52,7 +52,7 @@ def pcm_sha256(audio: np.ndarray) -> str:
 def encode_flac(audio: np.ndarray, sample_rate: int) -> bytes:
     """FLAC bytes, 24 bit: the rounding (6e-8) is far below what any recording holds."""
     buffer = io.BytesIO()
-    # Integers in the upper 24 of 32 bits pass unchanged; libsndfile would scale floats by 2^23 - 1, and read by 2^23.
+    # As integers, in the upper 24 of 32 bits: the rounding is ours, so what `pcm_sha256` hashes is what is written.
     sf.write(buffer, pcm24(audio) << 8, sample_rate, format="FLAC", subtype="PCM_24")
     return buffer.getvalue()
 

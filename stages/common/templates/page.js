@@ -153,8 +153,10 @@
   }
 
   function play(position) {
-    const player = rows[current]?.querySelectorAll(".cell")[position]?.querySelector("audio");
+    const cell = rows[current]?.querySelectorAll(".cell")[position];
+    const player = cell?.querySelector("audio");
     if (!player) return;
+    last = cell;
     if (!player.paused) return player.pause();
     player.currentTime = 0;
     player.play().catch(() => {}); // another key paused it before it began
