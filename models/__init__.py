@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.parts.errors import UserError
-from models.parts.family import Family
+
+if TYPE_CHECKING:  # torch takes seconds to load, and not every stage needs it
+    from models.parts.family import Family
 
 
 def names() -> list[str]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import models
 from models.parts.family import AdaptSettings, Example, Family
+from models.parts.precision import autocast
 from models.parts.weights import sha256_of
 from stages.common import selfcheck
 from stages.common.batching import length_batches
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
 
         # 4. Train.
         history: list[dict[str, Any]] = [{"epoch": 0, "step": 0, "lr": 0.0, "validation": base_validation}]
-        base_sha = sha256_of(block.weights / "config.json", block.weights / "model.safetensors")
+        base_sha = sha256_of(block.weights / "config.json", *sorted(block.weights.glob("*.safetensors")))
         key = hashlib.sha256(repr((base_sha, contract, settings, train, lr, params.seed, digest(examples), digest(validation))).encode()).hexdigest()[:16]
         work = SCRATCH / "train" / name / key
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ def fit(
         batches = plan[epoch]
         for index in range(place["batch"], len(batches)):
             group = min(train.accumulate, len(batches) - index // train.accumulate * train.accumulate)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with autocast(device):
                 loss = family.loss(network, to(family.batch(network, batches[index]), device))
             selfcheck.usable(loss, f"{family.name}: epoch {epoch + 1}, batch {index + 1} ({batches[index][0].id} …)")
             (loss.total / group).backward()

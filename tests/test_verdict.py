@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.common.params import GateParams, load_params
+from stages.common.params import GateParams
 from stages.common.verdict import Tolerance, judge, promote, score, tiers, tolerance
 from stages.common.words import align
 
@@ -178,7 +178,3 @@ def test_the_score_counts_words_not_takes_and_its_interval_holds_it() -> None:
     assert found["ci"][0] <= found["word_error_rate"] <= found["ci"][1]
     assert found == score(rows, [take(TEXT, similarity=0.95)])
     assert found["similarity_margin"] == pytest.approx(-0.05)
-
-
-def test_the_settings_of_the_repository_are_the_ones_that_are_tested() -> None:
-    assert load_params().gate.model_dump(include={"extra_dropped", "longest_run"}) == {"extra_dropped": 1, "longest_run": 2}

@@ -120,4 +120,6 @@ class ResidualCodec(Codec):
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         nobody = torch.zeros(voiceprint.SIZE)
+        # The language model has one head width for all codebooks and may write past a smaller one's end.
+        codes = [np.minimum(c, np.array(self.contract.vocabulary) - 1) for c in codes]
         return each(lambda c: self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), nobody)), codes)

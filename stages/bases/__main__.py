@@ -33,6 +33,7 @@ from stages.common.files import read_json, read_jsonl, staged, write_json, write
 from stages.common.shards import Shards, write_shards
 
 SCRATCH = Path(".scratch/bases")
+ORIGIN = "A small base trained by this repository from synthetic voices (recipe.yaml beside it); not the released model."
 
 
 def main(argv: list[str]) -> None:
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> None:
     examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN})
     # 4. How it went.
     write_curve(folder / "decoder_curve.jsonl", decoder_curve)
     write_curve(folder / "curve.jsonl", curve)

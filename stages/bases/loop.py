@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from models.parts.precision import autocast
 from stages.common.checkpoints import ResumeState
 
 SAVE_SECONDS = 60.0
@@ -34,14 +35,13 @@ def optimise(
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=weight_decay)
     state = ResumeState(scratch / f"{name}.safetensors")
     place = state.load(parameters, optimizer) or {"step": 0, "running": None, "curve": []}
-    bfloat16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
     last_save = time.monotonic()
     bar = tqdm(range(place["step"], steps), initial=place["step"], total=steps, desc=name, unit="step", mininterval=5)
     for step in bar:
         torch.manual_seed(seed * 1_000_000 + step)
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with autocast(torch.device("cpu")):
             loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()

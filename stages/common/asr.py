@@ -21,6 +21,8 @@ from models.parts.errors import UserError
 RATE = 16_000
 LONGEST = 28  # seconds in one window of Whisper's 30
 SHORTEST = 14  # seconds before a cut
+LEAST = 4  # seconds of audio that are worth cutting off
+LOOPING = 2.4  # how well a transcript compresses when it repeats itself; Whisper's own limit
 HOP = RATE // 50
 
 
@@ -51,27 +53,36 @@ class Listener:
 
     def transcribe(self, audio: np.ndarray) -> str:
         """What is heard in `audio`, float32 (samples,) at 16 kHz; empty if nothing is."""
+        return " ".join(filter(None, (self._hear(window) for window in windows(audio))))
+
+    def _hear(self, audio: np.ndarray) -> str:
+        """One window. If the listener falls into a loop over it, its halves are heard instead: real loops stay."""
         if len(audio) < HOP:  # nothing that Whisper could make a frame of
             return ""
-        return " ".join(filter(None, (self._window(window) for window in windows(audio))))
-
-    def _window(self, audio: np.ndarray) -> str:
         # Five beams, and timestamps although nobody reads them: the greedy listener without them now and then stops
         # after the first sentence of a good recording.
-        segments, _ = self._model.transcribe(
+        found, _ = self._model.transcribe(
             audio, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False, vad_filter=False
         )
+        segments = list(found)
+        if len(audio) > 2 * LEAST * RATE and any(segment.compression_ratio > LOOPING for segment in segments):
+            cut = quietest(audio, len(audio) // 3, len(audio) * 2 // 3)
+            return f"{self._hear(audio[:cut])} {self._hear(audio[cut:])}".strip()
         return " ".join(segment.text.strip() for segment in segments)
 
 
 def windows(audio: np.ndarray) -> list[np.ndarray]:
-    """`audio` (16 kHz) in pieces of at most `LONGEST` seconds, cut where a quarter of a second is quietest."""
+    """`audio` (16 kHz) in pieces of at most `LONGEST` seconds, cut where it is quietest."""
     pieces = []
     while len(audio) > LONGEST * RATE:
-        where = audio[SHORTEST * RATE : LONGEST * RATE]
-        frames = where[: len(where) // HOP * HOP].reshape(-1, HOP)
-        energy = np.convolve((frames**2).mean(1), np.ones(13) / 13, "valid")
-        cut = SHORTEST * RATE + (int(energy.argmin()) + 6) * HOP
+        cut = quietest(audio, SHORTEST * RATE, LONGEST * RATE)
         pieces.append(audio[:cut])
         audio = audio[cut:]
     return [*pieces, audio]
+
+
+def quietest(audio: np.ndarray, first: int, last: int) -> int:
+    """The middle of the quietest quarter of a second between two samples, which are at least that far apart."""
+    frames = audio[first:last][: (last - first) // HOP * HOP].reshape(-1, HOP)
+    energy = np.convolve((frames**2).mean(1), np.ones(13) / 13, "valid")
+    return first + (int(energy.argmin()) + 6) * HOP

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,16 @@ def judge_file(path: Path, gate: GateParams, folder: Path) -> None:
     else:
         print(f"{folder}: not there, so the limits are those of params.yaml, with no noise floor", file=sys.stderr)
         hearing, floor, pace = Hearing([]), from_params(gate), WORDS_PER_SECOND
-    for row in rows:
+
+    def judged(row: Row) -> Row:
         row = {**row, "tier": row["tier"] or tier_of(len(spoken(row["text"])) / pace), "finish": "stop", "error": None}
         row |= hearing.measure(row["text"], *audio_of(path.parent / row["wav"]))
         reasons = judge(row, floor.tolerances[row["tier"]])
-        print(json.dumps(row | {"passed": not reasons, "reasons": reasons}, ensure_ascii=False), flush=True)
+        return row | {"passed": not reasons, "reasons": reasons}
+
+    with ThreadPoolExecutor() as pool:
+        for row in pool.map(judged, rows):
+            print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
 def check(row: dict[str, Any], path: Path, line: int) -> Row:

@@ -161,7 +161,7 @@ def summarise(results: Results) -> dict[str, Any]:
                 "epoch": epoch_of(name),
                 "validation_loss": losses.get(epoch_of(name)),
                 **judgement.scores[name].model_dump(),
-                "tiers": {tier: verdict.model_dump() for tier, verdict in judgement.tiers[name].items()},
+                "tiers": {tier: judgement.tiers[name][tier].model_dump() for tier in TIERS},
             }
             for name in judgement.order
         },
