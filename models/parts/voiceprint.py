@@ -51,7 +51,8 @@ def _pitch_histogram(wave: np.ndarray, sample_rate: int) -> np.ndarray:
     energy = correlation[:, 0]
     first, last = int(sample_rate / _HIGH), int(sample_rate / _LOW)
     lags = correlation[:, first:last]
-    best = lags.argmax(1)
+    # The first lag that is nearly the best: two periods correlate as well as one, and would halve the pitch.
+    best = (lags > 0.9 * lags.max(1, keepdims=True)).argmax(1)
     strength = lags[np.arange(len(lags)), best] / np.maximum(energy, 1e-9)
     voiced = (strength > 0.5) & (energy > 0.001 * energy.max())
     pitch = sample_rate / (first + best[voiced])

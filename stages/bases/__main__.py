@@ -25,7 +25,7 @@ from models.parts.family import Example, Family
 from models.parts.weights import save_half
 from stages.bases.codec import CodecFit, Source
 from stages.bases.loop import optimise, write_curve
-from stages.bases.people import recordings
+from stages.bases.people import SPEAKERS, recordings
 from stages.bases.voices import synthesise
 from stages.common.batching import length_batches
 from stages.common.cli import run
@@ -49,12 +49,15 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     # 1. Voices that read made-up sentences, people for the decoder, and what the speech encoder makes of them.
     spoken = source(voices(recipe["voices"]))
-    people = source(recorded_people())
     # 2. The codec.
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
     explained = fit.fit_quantisers(spoken)
     codes = fit.codes(spoken)
-    decoder_curve = fit.fit_decoder([(spoken, codes), (people, fit.codes(people))], SCRATCH / name)
+    heard = [(spoken, codes)]
+    if packages := recipe["codec"]["people"]:
+        people = source(recorded_people(packages))
+        heard.append((people, fit.codes(people)))
+    decoder_curve = fit.fit_decoder(heard, SCRATCH / name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
     save_half(fit.network, folder / "codec" / "model.safetensors")
     # 3. The network, from random weights.
@@ -86,12 +89,12 @@ def voices(recipe: dict) -> Path:
     return folder
 
 
-def recorded_people() -> Path:
+def recorded_people(packages: list[str]) -> Path:
     """The folder of the people's recordings, as audio shards."""
-    folder = SCRATCH / "people"
+    folder = SCRATCH / "-".join(["people", *(SPEAKERS[package] for package in packages)])
     if not folder.is_dir():
         with staged(folder) as partial:
-            write_shards(partial, recordings(SCRATCH / "packages"))
+            write_shards(partial, recordings(packages, SCRATCH / "packages"))
     return folder
 
 

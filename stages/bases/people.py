@@ -21,7 +21,7 @@ from stages.common.audio import decode
 from stages.common.shards import Clip
 
 # package: speaker. June Wallack and Carlo Flora: CC BY-SA 3.0; Maxim Topal: CC BY 3.0.
-PACKAGES = {
+SPEAKERS = {
     "asterisk-core-sounds-fr-g722": "june",
     "asterisk-core-sounds-it-g722": "carlo",
     "asterisk-core-sounds-ru-g722": "maxim",
@@ -30,11 +30,11 @@ SPEEDS = (0.88, 1.0, 1.13)
 SAMPLE_RATE = 16000
 
 
-def recordings(folder: Path) -> Iterator[Clip]:
-    """Every prompt of 1 to 25 s at every speed, mono float32 at 16 kHz. Packages are downloaded to `folder`."""
+def recordings(packages: list[str], folder: Path) -> Iterator[Clip]:
+    """Every prompt of 1 to 25 s at every speed, mono float32 at 16 kHz. `packages` are downloaded to `folder`."""
     if not shutil.which("apt-get"):
         raise UserError("apt-get: not found; the people's recordings come from Debian's packages")
-    for package, speaker in PACKAGES.items():
+    for package in packages:
         unpacked = folder / package
         if not unpacked.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,4 +48,4 @@ def recordings(folder: Path) -> Iterator[Clip]:
             for speed in SPEEDS:
                 changed = torchaudio.functional.resample(torch.from_numpy(audio), round(SAMPLE_RATE * speed), SAMPLE_RATE).numpy()
                 if SAMPLE_RATE <= len(changed) <= 25 * SAMPLE_RATE and np.abs(changed).max() > 0.02:
-                    yield Clip(f"{speaker}-{file.relative_to(unpacked).with_suffix('')}-{speed}", SAMPLE_RATE, changed)
+                    yield Clip(f"{SPEAKERS[package]}-{file.relative_to(unpacked).with_suffix('')}-{speed}", SAMPLE_RATE, changed)

@@ -1,0 +1,79 @@
+"""`python -m stages.bases` on a recipe of a few steps: what it makes can be loaded, and being killed changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from toy_cosyvoice import ROOT, contents
+
+import models
+from models.parts.family import Sampling, Voice
+from stages.bases import __main__ as bases
+from stages.bases import loop
+from stages.bases.sentences import stream
+
+pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
+
+
+@pytest.fixture(params=["cosyvoice3", "fish_s2"])
+def recipe(request, tmp_path, monkeypatch):
+    """A folder with the family's recipe, cut down to a dozen sentences and a few steps."""
+    monkeypatch.chdir(tmp_path)
+    name = request.param
+    values = yaml.safe_load((ROOT / f"models/{name}/tiny/recipe.yaml").read_text())
+    values["voices"]["sentences"] = 30
+    values["codec"] |= {"people": [], "kmeans_share": 1.0, "decoder_steps": 4}
+    books = values["codec"]["config"]["codebooks"]
+    values["codec"]["config"] |= {"codebooks": [16, *(8 for _ in books[1:])], "pca": 8}
+    values["train"] |= {"steps": 4, "validation": 5}
+    if name == "fish_s2":
+        values["network"] |= {"semantic_entries": 16, "codebook_size": 16}
+    else:
+        values["network"]["speech_token_size"] = 16
+    folder = Path(f"models/{name}/tiny")
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return name, folder
+
+
+def test_a_base_speaks_and_being_killed_changes_nothing(recipe, monkeypatch):
+    name, folder = recipe
+    bases.main(["--model", name])
+    family = models.load(name)
+    network, codec = family.network(folder), family.codec(folder)
+    family.check_shapes(network, codec.contract)
+    voice = Voice("x", codec.speaker_embedding(0.1 * np.sin(np.arange(codec.contract.sample_rate) / 20).astype(np.float32)))
+    (take,) = family.generate(network, ["Hello."], voice, Sampling(), [1], [10])
+    (wave,) = codec.decode([take.codes], voice)
+    assert np.isfinite(wave).all() and len(wave) == pytest.approx(len(take.codes) / codec.contract.token_rate * codec.output_sample_rate, rel=0.01)
+    whole = contents(folder)
+
+    shutil.rmtree(f".scratch/bases/{name}")
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    honest, steps = torch.optim.AdamW.step, itertools.count()
+
+    def power_cut(self, *arguments, **options):
+        if next(steps) == 6:  # two steps into the network
+            raise KeyboardInterrupt
+        return honest(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        bases.main(["--model", name])
+    monkeypatch.setattr(torch.optim.AdamW, "step", honest)
+    bases.main(["--model", name])
+    again = contents(folder)
+    assert {k: v for k, v in again.items() if k != "figures.json"} == {k: v for k, v in whole.items() if k != "figures.json"}
+
+
+def test_sentences_are_seeded_and_new():
+    first, again, other = (list(itertools.islice(stream(seed), 300)) for seed in (1, 1, 2))
+    assert first == again != other
+    long = [text for text in first if len(text.split()) > 1]
+    assert len(set(long)) == len(long)
