@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
         curves(Path(f"reports/curves/{name}"), history)
         losses = [row["validation"]["total"] for row in history if "validation" in row]
         metrics.set(
-            mode=train.mode, lr=lr if train.epochs else None, rank=train.rank if train.epochs else None, scale=block.scale,
+            mode=train.mode, lr=lr if train.epochs else None, rank=train.rank if train.epochs else None,
             epochs=train.epochs, steps=history[-1]["step"], frames=train.epochs * sum(len(e.codes) for e in examples), trainable_parameters=record["trainable_parameters"],
             base_validation_loss=losses[0], best_validation_loss=min(losses), last_validation_loss=losses[-1],
             best_epoch=losses.index(min(losses)), alignment_gap=round(gap, 6),

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from toy_cosyvoice import ROOT, contents
 
 import models
 from models.parts.family import Sampling, Voice
 from stages.bases import __main__ as bases
 from stages.bases import loop
 from stages.bases.sentences import stream
+from tests.toy_cosyvoice import ROOT, contents
 
 pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
 
