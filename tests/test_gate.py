@@ -21,8 +21,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from models.parts.errors import UserError
 from models.parts.family import Voice
 from stages.common.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from stages.common.judging import judge_file
+from stages.common.params import load_params
 from stages.common.prompts import Prompt, prompts, recordings
 from stages.common.shards import Clip, write_shards
 from stages.common.tokens import write_voice
@@ -174,53 +177,45 @@ CLIPS = ("feature-not-avail-line", "queue-thankyou", "privacy-prompt")  # the mi
 
 
 def write_takes(folder: Path) -> Path:
-    lines = []
-    for system, audio in (
-        ("clean", joined(*CLIPS)),
-        ("lossy", joined(CLIPS[0], CLIPS[2])),
-        ("stutter", joined(CLIPS[0], CLIPS[1], CLIPS[1], CLIPS[2])),
-        ("silent", np.zeros(8 * RATE, np.float32)),
+    """Takes of one text, good and bad, and every real test recording."""
+    text, lines = text_of(*CLIPS), []
+    for system, audio, tier in (
+        ("clean", joined(*CLIPS), None),
+        ("lossy", joined(CLIPS[0], CLIPS[2]), None),
+        ("stutter", joined(CLIPS[0], CLIPS[1], CLIPS[1], CLIPS[2]), None),
+        ("silent", np.zeros(8 * RATE, np.float32), None),
+        ("it's \"far\" away", np.stack([joined(*CLIPS)] * 2, axis=1), "5s"),
     ):
-        sf.write(folder / f"{system}.wav", audio, RATE)
-        lines.append({"text": text_of(*CLIPS), "wav": f"{system}.wav", "system": system})
-    stereo = np.stack([joined(*CLIPS)] * 2, axis=1)
-    sf.write(folder / "it's \"far\" away.flac", stereo, RATE)
-    lines.append({"text": text_of(*CLIPS), "wav": str(folder / "it's \"far\" away.flac"), "system": "stereo", "tier": "15s"})
+        sf.write(folder / f"{system}.flac", audio, RATE)
+        lines.append({"text": text, "wav": f"{system}.flac", "system": system, "tier": tier})
+    for name in TEST:
+        sf.write(folder / f"{name}.wav", speech(name)[1], RATE)
+        lines.append({"text": speech(name)[0], "wav": str(folder / f"{name}.wav")})
     write_jsonl(folder / "takes.jsonl", lines)
     return folder / "takes.jsonl"
 
 
-@pytest.mark.parametrize("corpus", [True, False])
-def test_judge_passes_the_clean_take_and_names_what_others_lost(killed: Repository, tmp_path: Path, corpus: bool) -> None:
-    if not corpus:
-        (killed.root / "data/corpus").rename(killed.root / "data/away")
-    try:
-        code, out, err = killed.gate("--judge", str(write_takes(tmp_path)))
-    finally:
-        if not corpus:
-            (killed.root / "data/away").rename(killed.root / "data/corpus")
+def test_judge_names_what_a_take_lost_and_passes_real_recordings(killed: Repository, tmp_path: Path) -> None:
+    code, out, err = killed.gate("--judge", str(write_takes(tmp_path)))
     assert code == 0, err
-    assert ("no noise floor" in err) == (not corpus)
-    judged = {row["system"]: row for row in map(json.loads, out.splitlines())}
-    assert {system: row["passed"] for system, row in judged.items()} == {
-        "clean": True, "lossy": False, "stutter": False, "silent": False, "stereo": True,
-    }  # fmt: skip
-    assert "dropped 5 words: thank you for your patience" in judged["lossy"]["reasons"]
-    assert "repeated 5 words: thank you for your patience" in judged["stutter"]["reasons"]
-    assert judged["silent"]["reasons"]
-    assert (judged["clean"]["tier"], judged["stereo"]["tier"]) == ("5s", "15s")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["reasons"] for row in rows if not row["system"] and not row["passed"]] == []
+    assert [row["text"] for row in rows[5:]] == [speech(name)[0] for name in TEST]
+    clean, lossy, stutter, silent, stereo = rows[:5]
+    assert (clean["passed"], clean["tier"]) == (True, "15s")
+    assert (stereo["passed"], stereo["tier"], stereo["system"]) == (True, "5s", "it's \"far\" away")
+    assert (lossy["passed"], lossy["reasons"]) == (False, ["dropped 5 words: thank you for your patience"])
+    assert (stutter["passed"], stutter["reasons"]) == (False, ["repeated 5 words: thank you for your patience"])
+    assert (silent["passed"], silent["reasons"][-1]) == (False, "unheard: the listener made out no words")
 
 
-def test_the_real_test_recordings_pass_the_judge(killed: Repository, tmp_path: Path) -> None:
-    lines = []
-    for name in TEST:
-        text, audio = speech(name)
-        sf.write(tmp_path / f"{name}.wav", audio, RATE)
-        lines.append({"text": text, "wav": f"{name}.wav"})
-    write_jsonl(tmp_path / "real.jsonl", lines)
-    code, out, err = killed.gate("--judge", str(tmp_path / "real.jsonl"))
-    assert code == 0, err
-    assert [row["reasons"] for row in map(json.loads, out.splitlines()) if not row["passed"]] == []
+def test_judge_without_a_corpus_says_so_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sf.write(tmp_path / "take.wav", speech("privacy-prompt")[1], RATE)
+    write_jsonl(tmp_path / "takes.jsonl", [{"text": speech("privacy-prompt")[0], "wav": "take.wav"}])
+    judge_file(tmp_path / "takes.jsonl", load_params(ROOT / "params.yaml").gate, tmp_path / "corpus")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["passed"]
+    assert err.startswith(f"{tmp_path / 'corpus'}: not there")
 
 
 @pytest.mark.parametrize(
@@ -240,15 +235,12 @@ def test_the_real_test_recordings_pass_the_judge(killed: Repository, tmp_path: P
 def test_a_bad_line_is_told_before_anything_is_heard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
 ) -> None:
-    from models.parts.errors import UserError
-    from stages.gate import main
-
     (tmp_path / "text.wav").write_text("I am a letter, not a sound.")
     (tmp_path / "empty.wav").touch()
     sf.write(tmp_path / "good.wav", speech("privacy-prompt")[1], RATE)
     (tmp_path / "takes.jsonl").write_text('{"text": "hello", "wav": "good.wav"}\n\n' + line + "\n")
     with pytest.raises(UserError) as raised:
-        main(["--judge", str(tmp_path / "takes.jsonl")])
+        judge_file(tmp_path / "takes.jsonl", load_params(ROOT / "params.yaml").gate, tmp_path)
     assert told.format(folder=tmp_path) in str(raised.value)
     assert capsys.readouterr().out == ""
 

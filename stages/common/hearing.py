@@ -13,7 +13,8 @@ from stages.common.speaker import Voices, centre, similarity
 from stages.common.words import align
 
 FRAME = RATE // 100
-SILENCE_DB = 40.0      # below the loudest 10 ms
+SILENCE_DB = 40.0      # below the loudest 10 ms ...
+NOTHING = 1e-6         # ... or below this power: -60 dB of full scale
 DNSMOS_WINDOW = 144_160  # samples at 16 kHz; more windows would cost more than all the listening
 
 
@@ -33,9 +34,9 @@ class Hearing:
         """
         wave = resampled(audio, sample_rate, RATE)
         leading, trailing = silences(wave)
-        transcript = self.listener.transcribe(wave)
-        alignment = align(text, transcript)
         speech = len(wave) / RATE - leading - trailing
+        transcript = self.listener.transcribe(wave) if speech > 0 else ""  # Whisper hears "you" in silence
+        alignment = align(text, transcript)
         return {
             "seconds": round(len(audio) / sample_rate, 3),
             "transcript": transcript if alignment.heard else "",
@@ -43,8 +44,8 @@ class Hearing:
             "errors": alignment.errors(),
             "word_error_rate": round(alignment.word_error_rate, 4),
             "rate": round(len(alignment.heard) / speech, 3) if speech > 0 else None,
-            "leading_silence": leading,
-            "trailing_silence": trailing,
+            "leading_silence": round(leading, 2),
+            "trailing_silence": round(trailing, 2),
             "similarity": similarity(self._voices.embed(wave), self._speaker),
             "dnsmos": _dnsmos(wave),
         }
@@ -64,10 +65,10 @@ def silences(wave: np.ndarray) -> tuple[float, float]:
     """Seconds of silence at the start and the end of a wave at 16 kHz; all of it at the end where there is no sound."""
     frames = wave[: len(wave) // FRAME * FRAME].reshape(-1, FRAME)
     power = (frames.astype(np.float64) ** 2).mean(1) if len(frames) else np.zeros(0)
-    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-SILENCE_DB / 10))
+    loud = np.flatnonzero(power > max(power.max(initial=0.0) * 10 ** (-SILENCE_DB / 10), NOTHING))
     if not len(loud):
-        return 0.0, round(len(wave) / RATE, 2)
-    return round(loud[0] * FRAME / RATE, 2), round((len(wave) - (loud[-1] + 1) * FRAME) / RATE, 2)
+        return 0.0, len(wave) / RATE
+    return loud[0] * FRAME / RATE, (len(wave) - (loud[-1] + 1) * FRAME) / RATE
 
 
 def _dnsmos(wave: np.ndarray) -> float | None:
