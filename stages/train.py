@@ -63,10 +63,12 @@ def main(argv: list[str]) -> None:
 
         # 3. Training scores exactly what generation decides, and the adapter starts from the base.
         gap = selfcheck.alignment(family, network, examples[0].text, read_voice(tokens), params.seed)
-        check = to(family.batch(network, examples[:CHECK_EXAMPLES]), device)
         base_validation = validate(family, network, validation, train.batch_frames, device)
-        network = selfcheck.same_after_wrapping(family, network, settings, check)
-        parameters = [p for p in network.parameters() if p.requires_grad]
+        parameters: list[torch.nn.Parameter] = []
+        if train.epochs:
+            check = to(family.batch(network, examples[:CHECK_EXAMPLES]), device)
+            network = selfcheck.same_after_wrapping(family, network, settings, check)
+            parameters = [p for p in network.parameters() if p.requires_grad]
 
         # 4. Train.
         history: list[dict[str, Any]] = [{"epoch": 0, "step": 0, "lr": 0.0, "validation": base_validation}]
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
             "family": name, "mode": train.mode, "settings": vars(settings) | {"targets": list(settings.targets)},
             "lr": lr if train.epochs else None, "epochs": saved, "weights": str(block.weights), "base_sha256": base_sha,
             "labels_per_epoch": history[-1].get("labels", 0),
-            "trainable_parameters": sum(p.numel() for p in parameters) if train.epochs else 0,
+            "trainable_parameters": sum(p.numel() for p in parameters),
             "parameters": sum(p.numel() for p in family.network(block.weights).parameters()),
             "base_validation": base_validation,
         }

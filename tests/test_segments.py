@@ -24,5 +24,6 @@ def test_cuts_at_sentence_ends_first_then_at_commas_then_evenly() -> None:
 
 
 def test_a_dot_inside_a_sentence_is_no_end() -> None:
-    assert segments("Dr. Smith comes at five p.m. today. He knows.", 8) == ["Dr. Smith comes at five p.m. today.", "He knows."]
-    assert segments("Room J. is free. Go in.", 4) == ["Room J. is free.", "Go in."]
+    assert segments("We came late. I saw Dr. Smith at home.", 8) == ["We came late.", "I saw Dr. Smith at home."]
+    assert segments("We came late. At five p.m. it was dark.", 8) == ["We came late.", "At five p.m. it was dark."]
+    assert segments("We came late. Room J. is free.", 6) == ["We came late.", "Room J. is free."]

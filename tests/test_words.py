@@ -85,6 +85,8 @@ def test_a_repeated_phrase_is_counted(words: list[str], data: st.DataObject) -> 
         ("Enter one two three four", "Enter 1-2-34."),
         ("dial eighty five hundred", "Dial 8500"),
         ("twenty-eight point eight", "28.8"),
+        ("room four oh four", "room 404"),
+        ("extension oh one oh two", "extension 0102"),
         ("one thousand two hundred and five", "1,205"),
         ("the 21st of May at 10:30", "The twenty first of may at ten thirty"),
         ("at ten o'clock", "at 10:00"),
@@ -115,6 +117,10 @@ def test_two_words_heard_as_one_other_word_are_merged() -> None:
     assert ("merged", "hold while", "holdwhire") in alignment.words
     assert alignment.errors()["merged"] == 1
     assert alignment.wrong == 2
+
+
+def test_a_lost_phrase_stays_one_run_where_its_words_come_again() -> None:
+    assert errors("press one press two now", "press now") == {"dropped": 3, "longest_run": 3}
 
 
 def test_two_dropped_words_are_not_hidden_in_a_substitution() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "no", "inc", "ltd", "e.g", "i.e"}
+ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "inc", "ltd"}
+INITIALS = re.compile(r"[^\W\d_](\.[^\W\d_])*")  # p.m, J
 SENTENCE_END = re.compile(r"""[.!?…]["')\]]*$""")
 CLAUSE_END = re.compile(r"""[,;:–—]["')\]]*$""")
 
@@ -28,7 +29,7 @@ def _split(words: list[str], end: re.Pattern[str]) -> list[list[str]]:
     for word in words:
         parts[-1].append(word)
         bare = word.strip("\"'([").removesuffix(".").lower()
-        if end.search(word) and bare not in ABBREVIATIONS and not (len(bare) == 1 and bare.isalpha()):
+        if end.search(word) and bare not in ABBREVIATIONS and not INITIALS.fullmatch(bare):
             parts.append([])
     return [part for part in parts if part]
 
