@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 import yaml
+
+from stages import report
 
 REPOSITORY = Path(__file__).parents[1]
 RATE = 16000
@@ -217,3 +220,13 @@ def _voiced(text: str, voice: str) -> np.ndarray:
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def build_pages(root: Path, hostile: str) -> Path:
+    """`build`, and then every page of it, by the stage's own entry point. Returns `root`."""
+    build(root, hostile)
+    with contextlib.chdir(root):
+        for family in LOST:
+            report.main(["--model", family])
+        report.main([])
+    return root

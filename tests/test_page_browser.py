@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from stages import report
 from stages.common.verdicts import read_verdicts
 from tests import fixtures_report as fixtures
 
@@ -25,16 +23,7 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = fixtures.build(tmp_path_factory.mktemp("browser") / "a project's", HOSTILE)
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        for family in fixtures.LOST:
-            report.main(["--model", family])
-        report.main([])
-    finally:
-        os.chdir(before)
-    return root
+    return fixtures.build_pages(tmp_path_factory.mktemp("browser") / "a project's", HOSTILE)
 
 
 @pytest.fixture(scope="module")

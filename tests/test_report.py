@@ -65,16 +65,7 @@ class Parsed(HTMLParser):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with all of its pages. Shared: tests that change something take `project`."""
-    root = fixtures.build(tmp_path_factory.mktemp("report") / "project", HOSTILE)
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        for family in fixtures.LOST:
-            report.main(["--model", family])
-        report.main([])
-    finally:
-        os.chdir(before)
-    return root
+    return fixtures.build_pages(tmp_path_factory.mktemp("report") / "project", HOSTILE)
 
 
 @pytest.fixture
