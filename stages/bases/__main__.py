@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from tqdm import tqdm
 
 import models
 from models.parts import whisper
+from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.family import Example, Family
 from models.parts.weights import save_half
 from stages.bases.codec import CodecFit, Source
 from stages.bases.loop import optimise, write_curve
 from stages.bases.people import SPEAKERS, recordings
+from stages.bases.sentences import common_words, stream
 from stages.bases.voices import synthesise
 from stages.common.batching import length_batches
 from stages.common.cli import run
@@ -33,6 +36,8 @@ from stages.common.files import read_json, read_jsonl, staged, write_json, write
 from stages.common.shards import Shards, write_shards
 
 SCRATCH = Path(".scratch/bases")
+DOWNLOADS = SCRATCH / "packages"
+CHUNK = 200  # clips that the encoder takes in one go
 ORIGIN = "A small base trained by this repository from synthetic voices (recipe.yaml beside it); not the released model."
 
 
@@ -54,8 +59,8 @@ def main(argv: list[str]) -> None:
     explained = fit.fit_quantisers(spoken)
     codes = fit.codes(spoken)
     heard = [(spoken, codes)]
-    if packages := recipe["codec"]["people"]:
-        people = source(recorded_people(packages))
+    if recipe["codec"]["people"]:
+        people = source(recorded_people(**recipe["codec"]["people"]))
         heard.append((people, fit.codes(people)))
     decoder_curve = fit.fit_decoder(heard, SCRATCH / name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
@@ -83,18 +88,19 @@ def voices(recipe: dict) -> Path:
     folder = SCRATCH / f"voices-{recipe['seed']}-{recipe['sentences']}"
     if not folder.is_dir():
         with staged(folder) as partial:
-            rows = synthesise(partial, recipe["sentences"], recipe["seed"])
+            texts = stream(recipe["seed"], common_words(DOWNLOADS))
+            rows = synthesise(partial, list(islice(texts, recipe["sentences"])), recipe["seed"])
             shards = Shards(partial)
             write_jsonl(partial / "manifest.jsonl", [row | {"seconds": len(shards[row["id"]].audio) / 16000} for row in rows])
     return folder
 
 
-def recorded_people(packages: list[str]) -> Path:
+def recorded_people(packages: list[str], corpus: str | None) -> Path:
     """The folder of the people's recordings, as audio shards."""
-    folder = SCRATCH / "-".join(["people", *(SPEAKERS[package] for package in packages)])
+    folder = SCRATCH / "-".join(["people", *(SPEAKERS[package] for package in packages), Path(corpus or "").name])
     if not folder.is_dir():
         with staged(folder) as partial:
-            write_shards(partial, recordings(packages, SCRATCH / "packages"))
+            write_shards(partial, recordings(packages, Path(corpus) if corpus else None, DOWNLOADS))
     return folder
 
 
@@ -106,11 +112,12 @@ def source(audio_folder: Path) -> Source:
         with staged(folder) as partial:
             at, where = 0, {}
             with (partial / "features.f16").open("wb") as out:
-                for clip in tqdm(audio, total=len(audio), desc="encoder", unit="clip", mininterval=5):
-                    if len(clip.audio) <= whisper.MAX_SECONDS * whisper.SAMPLE_RATE:
-                        hidden = whisper.features(clip.audio).astype(np.float16)
+                short = [i for i in audio.ids() if len(audio[i].audio) <= whisper.MAX_SECONDS * whisper.SAMPLE_RATE]
+                for start in tqdm(range(0, len(short), CHUNK), desc="encoder", unit=f"{CHUNK} clips", mininterval=5):
+                    ids = short[start : start + CHUNK]
+                    for clip_id, hidden in zip(ids, each(lambda i: whisper.features(audio[i].audio).astype(np.float16), ids), strict=True):
                         hidden.tofile(out)
-                        where[clip.id] = (at, len(hidden))
+                        where[clip_id] = (at, len(hidden))
                         at += len(hidden)
             write_json(partial / "index.json", where)
     index = read_json(folder / "index.json")

@@ -83,15 +83,16 @@ class CodecFit:
 
     def fit_decoder(self, sources: list[tuple[Source, dict[str, torch.Tensor]]], scratch: Path) -> list[dict]:
         """Train the flow on sources with their codes; returns the curve."""
-        utterances: list[Utterance] = []
+        heard: list[list[Utterance]] = []
         for source, codes in sources:
-            ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8][: self.recipe["decoder_clips"]]
-            utterances += [self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)]
+            ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8]
+            ids = random.Random(self.seed).sample(ids, min(len(ids), self.recipe["decoder_clips"]))
+            heard.append([self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)])
         flow = self.network.flow
-        flow.average.copy_(torch.stack([u.print for u in utterances]).mean(0))
+        flow.average.copy_(torch.stack([torch.stack([u.print for u in utterances]).mean(0) for utterances in heard]).mean(0))
         flow.train()
         curve = optimise(
-            "decoder", flow.parameters(), lambda step: decoder_loss(flow, utterances, random.Random(self.seed * 1_000_000 + step)),
+            "decoder", flow.parameters(), lambda step: decoder_loss(flow, heard, random.Random(self.seed * 1_000_000 + step)),
             self.recipe["decoder_steps"], self.recipe["decoder_lr"], self.seed, scratch,
         )
         flow.eval()
@@ -121,10 +122,10 @@ class CodecFit:
         return Utterance(codes.short(), log_mel.half(), torch.from_numpy(voiceprint.voiceprint(wave, self.mel, log_mel)))
 
 
-def decoder_loss(flow: Flow, utterances: list[Utterance], rng: random.Random) -> torch.Tensor:
-    """The flow's loss on random crops of random utterances."""
+def decoder_loss(flow: Flow, heard: list[list[Utterance]], rng: random.Random) -> torch.Tensor:
+    """The flow's loss on random crops of random utterances, as many of each source."""
     patch = flow.config.patch
-    chosen = rng.sample(utterances, BATCH)
+    chosen = [u for utterances in heard for u in rng.sample(utterances, BATCH // len(heard))]
     mask = torch.zeros(BATCH, CROP, dtype=torch.bool)
     codes = torch.zeros(BATCH, CROP, chosen[0].codes.shape[1], dtype=torch.long)
     mel = torch.zeros(BATCH, CROP * patch, flow.config.bands)

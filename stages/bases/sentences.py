@@ -1,14 +1,18 @@
 """Sentences for the synthetic voices that the tiny bases learn from.
 
 All of them are made here from word lists and patterns: telephone prompts, numbers, letters, times and everyday
-phrases, from one word to half a minute of speech. They come from a seeded generator, so that a base can be rebuilt
-exactly. No sentence is taken from the demo corpus; only the domain is the same.
+phrases, from one word to half a minute of speech; and strings of common English words, which make no sense but teach
+how letters sound. They come from a seeded generator, so that a base can be rebuilt exactly. No sentence is taken from
+the demo corpus; only the domain is the same.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
+
+from stages.bases.debian import unpacked
 
 ONES = "zero one two three four five six seven eight nine".split()
 TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
@@ -94,6 +98,10 @@ COURTESY = (
     "Of course.,Thank you for waiting.,Have a nice day.,Excuse me.,Sorry.,Please listen carefully.,Welcome back.,"
     "Thank you for your patience.,I did not understand.,That is right.,That is wrong.,Stay on the line.,Good night."
 ).split(",")
+LITTLE = (
+    "the the the a a of of to to and and in in for with is was on that it you my not but from at by or are be as this "
+    "have had which we they will your can has were if no so what when who would more about up out some his her their"
+).split()
 ALL_WORDS = sorted(
     {
         word
@@ -114,7 +122,7 @@ ALL_WORDS = sorted(
         "something nothing everything lowercase uppercase niner letters digits normal default level unable accomplish "
         "touch using source linux operating visit release version exchange order forevermore torture menus "
         "telemarketers assisting answered compatible matches separated approximately information represents lasts "
-        "overrides permission simultaneous limit reached passwords match meet minimum requirements personal own "
+        "overrides don't can't you're you've that's won't it's there's permission simultaneous limit reached passwords match meet minimum requirements personal own "
         "sip zap skinny jingle bluetooth usb mobile agent console local h m g c p".split()
     )
 )
@@ -158,11 +166,34 @@ def press(rng: random.Random) -> str:
     return f"{verb} {key}{tail}"
 
 
-def short(rng: random.Random) -> str:
+def common_words(downloads: Path) -> list[str]:
+    """The 12,000 or so commonest English words: SCOWL's lists of sizes 10 and 20 (Kevin Atkinson; free for any use)."""
+    lists = unpacked("scowl", downloads) / "usr/share/dict/scowl"
+    words: set[str] = set()
+    for name in ("english-words.10", "english-words.20", "american-words.10", "american-words.20"):
+        words.update((lists / name).read_text(encoding="latin-1").split())
+    return sorted(word for word in words if len(word) > 1 and word.isascii() and word.isalpha() and word.islower())
+
+
+def word_string(rng: random.Random, common: list[str]) -> str:
+    """Two to nine common words in no order, with little words between them."""
+    words = []
+    for word in rng.sample(common, rng.randint(2, 9)):
+        if rng.random() < 0.4:
+            words.append(rng.choice(LITTLE))
+        words.append(word)
+    return " ".join(words)
+
+
+def short(rng: random.Random, common: list[str]) -> str:
     """One to three words: where letters meet sounds."""
     kind = rng.random()
-    if kind < 0.40:
+    if kind < 0.20:
+        return rng.choice(common)
+    if kind < 0.35:
         return rng.choice(ALL_WORDS)
+    if kind < 0.55:
+        return " ".join(rng.sample(common, rng.randint(2, 3)))
     if kind < 0.70:
         return " ".join(rng.sample(ALL_WORDS, rng.randint(2, 3)))
     if kind < 0.80:
@@ -203,34 +234,37 @@ def clause(rng: random.Random) -> str:
     ])()
 
 
-def sentence(rng: random.Random) -> str:
-    parts = [clause(rng)]
+def sentence(rng: random.Random, common: list[str]) -> str:
+    def part() -> str:
+        return word_string(rng, common) if rng.random() < 0.33 else clause(rng)
+
+    parts = [part()]
     while rng.random() < 0.3 and len(parts) < 3:
-        parts.append(rng.choice(["and ", "or ", "but ", "then ", ""]) + clause(rng))
+        parts.append(rng.choice(["and ", "or ", "but ", "then ", ""]) + part())
     text = ", ".join(parts)
     return text[0].upper() + text[1:] + ("" if text.endswith("?") else rng.choice([".", ".", ".", "!", ""]))
 
 
-def passage(rng: random.Random, words: int) -> str:
+def passage(rng: random.Random, common: list[str], words: int) -> str:
     """Sentences joined until there are about `words` words (35 s of speech is about 90)."""
-    text = rng.choice(COURTESY) if rng.random() < 0.3 else sentence(rng)
+    text = rng.choice(COURTESY) if rng.random() < 0.3 else sentence(rng, common)
     while len(text.split()) < words:
-        text += " " + (rng.choice(COURTESY) if rng.random() < 0.15 else sentence(rng))
+        text += " " + (rng.choice(COURTESY) if rng.random() < 0.15 else sentence(rng, common))
     return text
 
 
-def stream(seed: int) -> Iterator[str]:
-    """Endless different texts: a third short, half sentences, the rest passages of up to 35 s."""
+def stream(seed: int, common: list[str]) -> Iterator[str]:
+    """Endless different texts: a quarter short, most of them sentences, the rest passages of up to 35 s."""
     rng = random.Random(seed)
     seen: set[str] = set()
     while True:
         kind = rng.random()
-        if kind < 0.30:
-            text = short(rng)
+        if kind < 0.25:
+            text = short(rng, common)
         elif kind < 0.86:
-            text = sentence(rng)
+            text = sentence(rng, common)
         else:
-            text = passage(rng, rng.randint(15, 90) if kind > 0.97 else rng.randint(12, 30))
+            text = passage(rng, common, rng.randint(15, 90) if kind > 0.98 else rng.randint(12, 30))
         if text.lower() not in seen or len(text.split()) < 2:  # single words may come again
             seen.add(text.lower())
             yield text

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,11 @@ import soundfile as sf
 from tqdm import tqdm
 
 from models.parts.errors import UserError
-from stages.bases.sentences import stream
 from stages.common.shards import Clip, write_shards
 
 SAMPLE_RATE = 16000
 # Voice and its share of the sentences. slt, a US woman, comes first because she is what a learner hears most of.
-FLITE = {"slt": 0.55, "rms": 0.25, "kal16": 0.10, "awb": 0.10}
+FLITE = {"slt": 0.60, "rms": 0.25, "kal16": 0.10, "awb": 0.05}
 PITCH = {"slt": 170, "rms": 95, "kal16": 105, "awb": 125}
 
 
@@ -42,20 +40,20 @@ def read_aloud(text: str, voice: str, stretch: float, pitch: float) -> np.ndarra
     return audio
 
 
-def synthesise(folder: Path, count: int, seed: int, workers: int = 2) -> list[dict]:
-    """Read `count` sentences aloud into audio shards below `folder`; returns manifest rows (id, text, speaker)."""
+def synthesise(folder: Path, texts: list[str], seed: int, workers: int = 2) -> list[dict]:
+    """Read texts aloud into audio shards below `folder`; returns manifest rows (id, text, speaker)."""
     if not shutil.which("flite"):
         raise UserError("flite: not installed; `apt-get install flite`, or `make bases` as root")
     rng = random.Random(seed)
     plan = []
-    for index, text in enumerate(islice(stream(seed), count)):
+    for index, text in enumerate(texts):
         voice = rng.choices(list(FLITE), list(FLITE.values()))[0]
         plan.append((f"{voice}-{index:06d}", text, voice, rng.uniform(0.9, 1.15), PITCH[voice] * rng.uniform(0.9, 1.12)))
 
     def clips():
         with ThreadPoolExecutor(workers) as pool:
             audio = pool.map(lambda p: read_aloud(p[1], p[2], p[3], p[4]), plan)
-            for (clip_id, *_), wave in tqdm(zip(plan, audio, strict=True), total=count, desc="synthesise", unit="clip"):
+            for (clip_id, *_), wave in tqdm(zip(plan, audio, strict=True), total=len(texts), desc="synthesise", unit="clip"):
                 yield Clip(clip_id, SAMPLE_RATE, wave)
 
     write_shards(folder, clips())
