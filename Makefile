@@ -5,10 +5,10 @@ SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report compare test lint bases bench clean
+.PHONY: help setup repro report compare test lint bases bench bench-voice clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready .venv/has-sox  ## install what a run needs: .venv with the locked packages, and sox
 
@@ -36,6 +36,9 @@ bases: setup .venv/has-flite  ## train a tiny base from synthetic voices: make b
 
 bench: setup  ## measure batching and packing, and tokens/s and memory of each stage
 	python -m stages.bench
+
+bench-voice: setup .venv/has-flite  ## measure how well codecs, bases and checkpoints speak: word error, similarity, DNSMOS
+	python -m stages.bench_voice
 
 clean:  ## remove scratch and tool caches; results stay, and so does .venv
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

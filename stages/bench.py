@@ -26,7 +26,7 @@ from stages.common.files import read_json
 from stages.common.metrics import FOLDER
 from stages.common.params import FamilyParams, load_params
 from stages.common.shards import Shards
-from stages.common.tokens import read_voice
+from stages.common.tokens import read_split, read_voice
 
 CLIPS = 24
 STAGES = ("resample", "tokenise", "train", "gate")
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         if not tokens.is_dir():
             raise UserError(f"{tokens}: not there; run `make repro` first, the bench measures its data")
         family, block = models.load(name), params.family(name)
-        examples, voice = family.read(tokens / "train"), read_voice(tokens)
+        examples, voice = read_split(family, tokens, "train"), read_voice(tokens)
         tokenising(family, block, name)
         if block.train.epochs:
             training(family, block, examples)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,15 @@ def main(argv: list[str]) -> None:
         shards = Shards(Path(f"data/{name}/resampled"))
         rows = read_jsonl(Path("data/corpus/manifest.jsonl"))
         # 2. Codes and speaker vectors, batch by batch.
-        encoded = encode(codec, shards, rows, SCRATCH / "tokenise" / name)
+        scratch = SCRATCH / "tokenise" / name
+        encoded = encode(codec, shards, rows, scratch)
         # 3. The family's own format, read back, and what it was made with.
         examples = {split: [encoded[row["id"]] for row in rows if row["split"] == split] for split in SPLITS}
         with staged(Path(f"data/{name}/tokens")) as folder:
             for split in SPLITS:
                 family.write(examples[split], folder / split)
                 verify(family, examples[split], folder / split)
-            write_contract(folder, codec.contract)
+            write_contract(folder, codec.contract, {split: len(examples[split]) for split in SPLITS})
             write_voice(folder, voice_of(examples["train"]))
         frames = sum(len(example.codes) for example in encoded.values())
         used = np.unique(np.concatenate([e.codes[:, 0] for e in encoded.values()]))
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> None:
             tokens_per_10s=round(10 * codec.contract.token_rate * codec.contract.codebooks, 1),
             first_codebook_used=len(used), first_codebook_size=codec.contract.vocabulary[0],
         )
+        shutil.rmtree(scratch)  # kept under what was encoded, not under the code that did it
 
 
 def encode(codec: Codec, shards: Shards, rows: list[dict], scratch: Path) -> dict[str, Example]:

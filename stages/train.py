@@ -32,7 +32,7 @@ from stages.common.cli import run
 from stages.common.files import SCRATCH, staged, write_json, write_jsonl
 from stages.common.metrics import StageMetrics
 from stages.common.params import TrainParams, load_params
-from stages.common.tokens import read_contract, read_voice
+from stages.common.tokens import read_contract, read_split, read_voice
 
 SAVE_SECONDS = 60.0  # how much work a killed run may lose
 CHECK_EXAMPLES = 4
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         # 2. The tokens, and whether they are this network's.
         family = models.load(name)
         contract = read_contract(tokens)
-        examples, validation = family.read(tokens / "train"), family.read(tokens / "validation")
+        examples, validation = (read_split(family, tokens, split) for split in ("train", "validation"))
         selfcheck.largest_code([*examples, *validation], contract, str(tokens))
         network = family.network(block.weights).to(device)
         selfcheck.contracts(family, network, contract, family.codec(block.weights).contract, f"{tokens}/contract.json")
@@ -197,7 +197,7 @@ def digest(examples: list[Example]) -> str:
     """A hash of everything that training sees of a set."""
     sha = hashlib.sha256()
     for example in examples:
-        sha.update(repr((example.id, example.text, example.codes.shape)).encode() + example.codes.tobytes())
+        sha.update(repr((example.id, example.text, example.codes.shape)).encode() + example.codes.tobytes() + example.speaker_embedding.tobytes())
     return sha.hexdigest()
 
 

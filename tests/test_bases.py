@@ -18,7 +18,7 @@ from stages.bases import loop
 from stages.bases.sentences import stream
 from tests.toy_cosyvoice import ROOT, contents
 
-COMMON = "apple bridge candle dancing evening friendly".split()
+COMMON = "apple bridge candle dancing evening friendly garden honest island".split()
 
 pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
 

@@ -185,6 +185,18 @@ def test_tokens_of_another_tokeniser_are_refused(tokenised):
     assert not CHECKPOINTS.exists()
 
 
+def test_an_utterance_that_is_gone_from_a_whole_looking_set_is_missed(tokenised):
+    family = models.load("cosyvoice3")
+    family.write(family.read(TOKENS / "train")[:-1], TOKENS / "train")
+    with pytest.raises(UserError, match="9 utterances, but .*contract.json says 10"):
+        train.main(MODEL)
+    assert not CHECKPOINTS.exists()
+
+
+def test_nothing_encoded_by_other_code_comes_back(tokenised):
+    assert not Path(".scratch/tokenise/cosyvoice3").exists()
+
+
 def test_a_rate_that_breaks_the_weights_stops_the_run(tokenised):
     change(tokenised, lr=1e30, mode="sft", clip=1e9)
     with pytest.raises(UserError, match="the loss is (nan|inf); lower lr"):

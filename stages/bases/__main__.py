@@ -26,6 +26,7 @@ from models.parts.errors import UserError
 from models.parts.family import Example, Family
 from models.parts.weights import save_half
 from stages.bases.codec import CodecFit, Source
+from stages.bases.debian import DOWNLOADS
 from stages.bases.loop import optimise, write_curve
 from stages.bases.people import SPEAKERS, recordings
 from stages.bases.sentences import common_words, stream
@@ -36,7 +37,6 @@ from stages.common.files import read_json, read_jsonl, staged, write_json, write
 from stages.common.shards import Shards, write_shards
 
 SCRATCH = Path(".scratch/bases")
-DOWNLOADS = SCRATCH / "packages"
 CHUNK = 200  # clips that the encoder takes in one go
 ORIGIN = "A small base trained by this repository from synthetic voices (recipe.yaml beside it); not the released model."
 
@@ -51,17 +51,16 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{folder}/recipe.yaml: not there; a tiny base is made from its recipe")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # the same bytes whatever the cores; two families train side by side
     started = time.monotonic()
     # 1. Voices that read made-up sentences, people for the decoder, and what the speech encoder makes of them.
-    spoken = source(voices(recipe["voices"]))
+    spoken = prepared(voices(recipe["voices"]))
+    people = [prepared(recorded_people(**recipe["codec"]["people"]))] if recipe["codec"]["people"] else []
     # 2. The codec.
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
-    explained = fit.fit_quantisers(spoken)
+    explained = fit.fit_quantisers(spoken, people)
     codes = fit.codes(spoken)
-    heard = [(spoken, codes)]
-    if recipe["codec"]["people"]:
-        people = source(recorded_people(**recipe["codec"]["people"]))
-        heard.append((people, fit.codes(people)))
+    heard = [(spoken, codes), *((source, fit.codes(source)) for source in people)]
     decoder_curve = fit.fit_decoder(heard, SCRATCH / name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
     save_half(fit.network, folder / "codec" / "model.safetensors")
@@ -104,7 +103,7 @@ def recorded_people(packages: list[str], corpus: str | None) -> Path:
     return folder
 
 
-def source(audio_folder: Path) -> Source:
+def prepared(audio_folder: Path) -> Source:
     """The recordings of a folder with the encoder's features, which are computed once and kept in half precision."""
     folder = audio_folder.with_name(audio_folder.name + "-features")
     audio = Shards(audio_folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,21 @@ class CodecFit:
         torch.manual_seed(self.seed)
         self.network: Any = ResidualNetwork(config) if self.residual else SemanticNetwork(config)
 
-    def fit_quantisers(self, source: Source) -> list[float]:
-        """k-means on a share of all frames; returns the shares of variance explained, stage by stage."""
+    def fit_quantisers(self, spoken: Source, people: Sequence[Source]) -> list[float]:
+        """k-means on a share of all frames; returns the shares of variance explained, stage by stage.
+
+        What is said is learnt from the synthetic voices alone; how it sounds, from the people as well.
+        """
         rng = np.random.default_rng(self.seed)
         sample = []
-        for clip_id in tqdm(source.ids, desc="token features", mininterval=5):
-            at_rate = self._features(source, clip_id)
+        for clip_id in tqdm(spoken.ids, desc="token features", mininterval=5):
+            at_rate = self._features(spoken, clip_id)
             sample.append(at_rate[rng.random(len(at_rate)) < self.recipe["kmeans_share"]])
         explained = [self.network.quantiser.fit(torch.from_numpy(np.concatenate(sample)), self.seed)]
         if self.residual:
-            third = source.ids[::3]
-            semantic = [self._semantic(source, clip_id) for clip_id in third]
-            patches = [self._patches(source, clip_id, len(s)) for clip_id, s in zip(third, semantic, strict=True)]
+            clips = [(spoken, i) for i in spoken.ids[::5]] + [(source, i) for source in people for i in source.ids]
+            semantic = [self._semantic(source, clip_id) for source, clip_id in clips]
+            patches = [self._patches(source, clip_id, len(s)) for (source, clip_id), s in zip(clips, semantic, strict=True)]
             explained += self.network.residual.fit(torch.cat(patches), torch.cat(semantic), self.seed)
         return explained
 

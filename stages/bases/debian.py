@@ -8,6 +8,8 @@ from pathlib import Path
 
 from models.parts.errors import UserError
 
+DOWNLOADS = Path(".scratch/bases/packages")
+
 
 def unpacked(package: str, folder: Path) -> Path:
     """The contents of a package below `folder`."""

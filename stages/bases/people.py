@@ -2,7 +2,7 @@
 
 A decoder that has heard synthetic voices alone does not know what a person sounds like. The three speak French, Italian
 and Russian, from Debian's packages. Each recording is also played slower and faster, which shifts pitch and formants.
-The tokenisers and the language models hear none of these people, and nobody hears the demo's held-out clips.
+The semantic codes and the language models are learnt without them, and nobody hears the demo's held-out clips.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from models.parts.errors import UserError
 RATE = 16_000
 LONGEST = 28  # seconds in one window of Whisper's 30
 SHORTEST = 14  # seconds before a cut
-LEAST = 4  # seconds of audio that are worth cutting off
+LEAST = 2  # seconds of audio that are worth cutting off
+TOKENS = 10  # that Whisper may write a second, and once more at the start: nobody speaks so fast, loops do
 LOOPING = 2.4  # how well a transcript compresses when it repeats itself; Whisper's own limit
 HOP = RATE // 50
 
@@ -62,7 +63,8 @@ class Listener:
         # Five beams, and timestamps although nobody reads them: the greedy listener without them now and then stops
         # after the first sentence of a good recording.
         found, _ = self._model.transcribe(
-            audio, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False, vad_filter=False
+            audio, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False, vad_filter=False,
+            max_new_tokens=TOKENS + TOKENS * len(audio) // RATE,
         )
         segments = list(found)
         if len(audio) > 2 * LEAST * RATE and any(segment.compression_ratio > LOOPING for segment in segments):

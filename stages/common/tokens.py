@@ -4,30 +4,45 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.parts.errors import UserError
-from models.parts.family import Contract, Example, Voice
+from models.parts.family import Contract, Example, Family, Voice
 from stages.common.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 
 
-def write_contract(folder: Path, contract: Contract) -> None:
-    write_json(folder / "contract.json", asdict(contract))
+def write_contract(folder: Path, contract: Contract, utterances: dict[str, int]) -> None:
+    """`utterances`: how many each split holds, since a shard that is cut between two records looks whole."""
+    write_json(folder / "contract.json", asdict(contract) | {"utterances": utterances})
 
 
 def read_contract(folder: Path) -> Contract:
     """The contract of a tokenised set; UserError when there is none or it is of another form."""
+    values = _record(folder)
+    del values["utterances"]
+    return Contract(**(values | {"vocabulary": tuple(values["vocabulary"])}))
+
+
+def read_split(family: Family, folder: Path, split: str) -> list[Example]:
+    """The utterances of a split; UserError if there are not as many as were written."""
+    examples, written = family.read(folder / split), _record(folder)["utterances"].get(split)
+    if len(examples) != written:
+        raise UserError(f"{folder / split}: {len(examples)} utterances, but {folder}/contract.json says {written}; run `dvc checkout` or the tokenise stage again")
+    return examples
+
+
+def _record(folder: Path) -> dict[str, Any]:
     path = folder / "contract.json"
     if not path.is_file():
         raise UserError(f"{path}: not there, so nobody knows what made these tokens; run the tokenise stage")
-    values = read_json(path)
-    try:
-        return Contract(**(values | {"vocabulary": tuple(values["vocabulary"])}))
-    except (TypeError, KeyError):
-        raise UserError(f"{path}: not a contract record; delete {folder} and run the tokenise stage again") from None
+    values: dict[str, Any] = read_json(path)
+    if not isinstance(values, dict) or values.keys() != {*Contract.__dataclass_fields__, "utterances"}:
+        raise UserError(f"{path}: not a contract record; delete {folder} and run the tokenise stage again")
+    return values
 
 
 def write_voice(folder: Path, voice: Voice) -> None:

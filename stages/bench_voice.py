@@ -1,0 +1,132 @@
+"""How well the voices speak, step by step: recordings, codec alone, base alone, and what fine-tuning made of it.
+
+    python -m stages.bench_voice            (make bench-voice)
+
+Works on the last run (`make repro` first) and hears everything as the gate does. The codecs get the recordings that
+nobody trained on; a base reads sentences of its own domain that it has never seen, in a synthetic voice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchaudio
+import yaml
+from torch import from_numpy
+from tqdm import tqdm
+
+import models
+from models.parts.errors import UserError
+from models.parts.family import Codec, Sampling, Voice
+from stages.bases.debian import DOWNLOADS
+from stages.bases.sentences import clause, common_words, stream
+from stages.bases.voices import PITCH, SAMPLE_RATE, read_aloud
+from stages.common.cli import run
+from stages.common.files import read_json, read_jsonl
+from stages.common.floor import Corpus
+from stages.common.hearing import Hearing
+from stages.common.params import FamilyParams, Params, load_params
+from stages.common.prompts import FEWEST_WORDS
+from stages.common.shards import Shards
+from stages.common.speaking import Reader, Script
+from stages.common.spoken import spoken
+from stages.common.tokens import read_voice
+
+SENTENCES = 32      # that a base reads
+SYNTHETIC = "slt"   # flite's voice that the bases heard most of
+Heard = tuple[str, np.ndarray, int]  # text, audio, sample rate
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="stages.bench_voice", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", action="append", help="a family of params.yaml's models; without it, all of them")
+    params = load_params()
+    names = parser.parse_args(argv).model or params.models
+    corpus = Corpus(Path("data/corpus"))
+    hearing = Hearing(corpus.speaker())
+    held_out = [row for row in corpus.manifest if row["split"] != "train" and len(spoken(row["text"])) >= FEWEST_WORDS]
+    print(f"{'family':<12} {'what is heard':<44} {'word error':>10} {'similarity':>10} {'DNSMOS':>7}")
+    recordings = [(row["text"], clip.audio, clip.sample_rate) for row in held_out for clip in [corpus.shards[row["id"]]]]
+    show("-", f"{len(held_out)} held-out recordings", listen(hearing, recordings))
+    for name in names:
+        if not Path(f"data/{name}/gate/rows.jsonl").is_file():
+            raise UserError(f"data/{name}/gate: not there; run `make repro` first, its results are measured")
+        block, family = params.family(name), models.load(name)
+        codec = family.codec(block.weights)
+        show(name, "the same through the codec", listen(hearing, through(codec, name, held_out)))
+        show(name, f"base, {SENTENCES} unseen sentences, synthetic voice", listen(hearing, base(name, block, codec, params, corpus)))
+        tuned(name)
+        seconds = encoding(codec, name)
+        print(f"{name:<12} encodes the corpus ({corpus.stats['seconds'] / 60:.0f} min) in {seconds:.1f} s")
+
+
+def listen(hearing: Hearing, takes: Iterable[Heard]) -> list[dict[str, Any]]:
+    takes = list(takes)
+    with ThreadPoolExecutor() as pool:
+        return list(tqdm(pool.map(lambda take: hearing.measure(*take), takes), total=len(takes), desc="listen", leave=False, disable=None))
+
+
+def show(name: str, what: str, rows: Sequence[dict[str, Any]]) -> None:
+    """One line: word errors over all words, and the means of similarity and DNSMOS."""
+    words = [sum(len((word or "").split()) for _, word, _ in row["words"]) for row in rows]
+    wrong = sum(row["word_error_rate"] * count for row, count in zip(rows, words, strict=True))
+    similarity, dnsmos = (float(np.mean([row[key] for row in rows if row[key] is not None] or [np.nan])) for key in ("similarity", "dnsmos"))
+    print(f"{name:<12} {what:<44} {wrong / sum(words):>10.3f} {similarity:>10.3f} {dnsmos:>7.2f}", flush=True)
+
+
+def through(codec: Codec, name: str, rows: Sequence[dict[str, Any]]) -> list[Heard]:
+    """Recordings, encoded and decoded."""
+    shards, voice = Shards(Path(f"data/{name}/resampled")), read_voice(Path(f"data/{name}/tokens"))
+    waves = codec.decode(codec.encode([shards[row["id"]].audio for row in rows]), voice)
+    return [(row["text"], wave, codec.output_sample_rate) for row, wave in zip(rows, waves, strict=True)]
+
+
+def base(name: str, block: FamilyParams, codec: Codec, params: Params, corpus: Corpus) -> list[Heard]:
+    """The untouched base reads sentences of its domain that were not in its training."""
+    recipe = yaml.safe_load((block.weights / "recipe.yaml").read_text())["voices"]
+    known = set(islice(stream(recipe["seed"], common_words(DOWNLOADS)), recipe["sentences"]))
+    rng = random.Random(1)
+    texts = list(islice((text for text in iter(lambda: f"{clause(rng).capitalize()}.", None) if text not in known), SENTENCES))
+    voice = Voice(SYNTHETIC, np.mean([codec.speaker_embedding(_at(read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC]), codec)) for text in texts[:8]], 0))
+    reader = Reader(
+        models.load(name), models.load(name).network(block.weights), codec, voice, Sampling(**block.sampling.model_dump()),
+        corpus.stats["chars_per_second"], params.gate.segment_words,
+    )  # fmt: skip
+    takes = reader.read([Script(str(index), text, 1) for index, text in enumerate(texts)])
+    return [(text, np.zeros(0, np.float32) if take.audio is None else take.audio, codec.output_sample_rate) for text, take in zip(texts, takes, strict=True)]
+
+
+def tuned(name: str) -> None:
+    """The gate's takes of the base and of the best checkpoint: held-out sentences first, then all texts."""
+    rows = read_jsonl(Path(f"data/{name}/gate/rows.jsonl"))
+    scores = read_json(Path(f"data/{name}/gate/verdict.json"))["scores"]
+    best = min(scores, key=lambda checkpoint: scores[checkpoint]["word_error_rate"])
+    for checkpoint in dict.fromkeys(["base", best]):
+        for kind, kinds in (("held-out", ("held-out",)), ("all", ("held-out", "general"))):
+            takes = [row for row in rows if row["checkpoint"] == checkpoint and row["kind"] in kinds]
+            show(name, f"gate, {checkpoint}, {kind} texts", takes)
+
+
+def encoding(codec: Codec, name: str) -> float:
+    """Seconds that the codec takes for the whole corpus."""
+    waves = [clip.audio for clip in Shards(Path(f"data/{name}/resampled"))]
+    start = time.perf_counter()
+    codec.encode(waves)
+    return time.perf_counter() - start
+
+
+def _at(wave: np.ndarray, codec: Codec) -> np.ndarray:
+    resampled: np.ndarray = torchaudio.functional.resample(from_numpy(wave), SAMPLE_RATE, codec.contract.sample_rate).numpy()
+    return resampled
+
+
+if __name__ == "__main__":
+    run(main)
