@@ -26,7 +26,7 @@ from stages.common.files import read_json
 from stages.common.metrics import FOLDER
 from stages.common.params import FamilyParams, load_params
 from stages.common.shards import Shards
-from stages.common.tokens import read_split, read_voice
+from stages.common.tokens import read_contract, read_split, read_voice
 
 CLIPS = 24
 STAGES = ("resample", "tokenise", "train", "gate")
@@ -46,13 +46,14 @@ def main(argv: list[str]) -> None:
         if block.train.epochs:
             training(family, block, examples)
         generating(family, block, examples, voice)
-    print(f"\n{'family':<12} {'stage':<10} {'seconds':>9} {'frames/s':>9} {'peak MiB':>9}")
+    print(f"\n{'family':<12} {'stage':<10} {'seconds':>9} {'tokens/s':>9} {'peak MiB':>9}")
     for name in params.models:
+        codebooks = read_contract(Path(f"data/{name}/tokens")).codebooks
         for stage in STAGES:
             path = FOLDER / f"{stage}-{name}.json"
             if path.is_file():
                 values = read_json(path)
-                rate = f"{values['frames'] / values['seconds']:.0f}" if values.get("frames") and values["seconds"] else "-"
+                rate = f"{codebooks * values['frames'] / values['seconds']:.0f}" if values.get("frames") and values["seconds"] else "-"
                 print(f"{name:<12} {stage:<10} {values['seconds']:>9} {rate:>9} {values['peak_mib']:>9}")
 
 

@@ -107,6 +107,7 @@ def gate(name: str, params: Params) -> None:
         shown = promoted or order[-1]
         metrics.set(
             promoted=promoted, scale=block.scale, checkpoints=len(order), takes=takes,
+            frames=sum(row["frames"] for some in rows.values() for row in some),
             passed_takes=sum(row["passed"] for row in rows[shown]), word_error_rate=scores[shown]["word_error_rate"],
             base_word_error_rate=scores["base"]["word_error_rate"], similarity=scores[shown]["similarity"],
         )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import models
 from models.parts.errors import UserError
 from models.parts.family import Example
-from stages import tokenise, train
+from stages import bench, tokenise, train
 from stages.common.batching import length_batches
 from stages.common.files import read_jsonl
 from stages.common.shards import Clip, write_shards
@@ -217,3 +217,17 @@ def test_batches_hold_every_utterance_once_and_keep_the_budget(lengths, frames, 
     assert sorted(e.id for batch in batches for e in batch) == sorted(e.id for e in examples)
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(len(e.codes) for e in batch) <= frames
+
+
+# --- bench --------------------------------------------------------------------------------------------------------
+
+
+def test_the_bench_names_both_throughputs_and_their_ratio(tokenised, capsys):
+    train.main(MODEL)
+    bench.main([])
+    ratios, costs = capsys.readouterr().out.split("\n\n")
+    for what in ("tokenise:", "train:", "generate:"):
+        (line,) = [line for line in ratios.splitlines() if what in line]
+        first, second, ratio = map(float, line.split()[-3:])
+        assert first > 0 and ratio == pytest.approx(first / second, abs=0.02)
+    assert {line.split()[1] for line in costs.splitlines()[1:]} >= {"tokenise", "train"}
