@@ -1,4 +1,4 @@
-"""Rebuild the tiny base of one family from nothing but sentences and synthetic voices.
+"""Rebuild the tiny base of one family: sentences made here, synthetic voices, and people for the decoder.
 
     python -m stages.bases --model cosyvoice3        (make bases MODEL=cosyvoice3)
 
@@ -38,7 +38,10 @@ from stages.common.shards import Shards, write_shards
 
 SCRATCH = Path(".scratch/bases")
 CHUNK = 200  # clips that the encoder takes in one go
-ORIGIN = "A small base trained by this repository from synthetic voices (recipe.yaml beside it); not the released model."
+ORIGIN = (
+    "A small base trained by this repository (recipe.yaml beside it), not the released model. Its language model has heard "
+    "synthetic voices alone; its decoder also people, the demo speaker's training clips among them."
+)
 
 
 def main(argv: list[str]) -> None:
