@@ -15,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 import models
 from models.parts.family import AdaptSettings, Codec, Family, Sampling, Voice
+from stages.common.asr import resampled
 from stages.common.checkpoints import checkpoint_name, load_adapter, read_training
 from stages.common.cli import run
-from stages.common.files import SCRATCH, read_jsonl, staged, write_json, write_jsonl
+from stages.common.files import SCRATCH, read_json, read_jsonl, staged, write_json, write_jsonl
 from stages.common.floor import Corpus, Floor, fingerprint, noise_floor, write_flac
 from stages.common.hearing import Hearing, unheard
 from stages.common.judging import judge_file
@@ -87,20 +89,27 @@ def gate(name: str, params: Params) -> None:
                     bar.update(takes)
                 rows[kept.name] = read_jsonl(kept / "rows.jsonl")
 
-        # 4. Decide.
+        # 4. What the frozen codec alone makes of the recordings: no checkpoint can sound better.
+        through = work / "codec"
+        if not through.is_dir():
+            with staged(through) as partial:
+                write_json(partial / "rows.json", exam.resynthesise(partial))
+
+        # 5. Decide.
         order = list(rows)
         verdicts = {checkpoint: tiers(takes, params.gate.pass_share) for checkpoint, takes in rows.items()}
         scores = {checkpoint: score(takes, floor.rows) for checkpoint, takes in rows.items()}
         promoted, why = promote(order, verdicts, scores)
 
-        # 5. Publish: rows, audio, the verdict, the floor.
+        # 6. Publish: rows, audio, the verdict, the floor.
         with staged(Path(f"data/{name}/gate")) as out:
-            for checkpoint in order:
-                shutil.copytree(work / checkpoint / "audio", out / "audio", dirs_exist_ok=True)
+            for system in [*order, "codec"]:
+                shutil.copytree(work / system / "audio", out / "audio", dirs_exist_ok=True)
             if floor.folder:
                 shutil.copytree(floor.folder / "audio", out / "audio", dirs_exist_ok=True)
             write_jsonl(out / "rows.jsonl", [row for checkpoint in order for row in rows[checkpoint]])
             write_json(out / "floor.json", floor.as_json())
+            write_json(out / "codec.json", {"rows": read_json(through / "rows.json")})
             write_json(out / "verdict.json", {
                 "family": name, "promoted": promoted, "why": why, "tiers": verdicts, "scores": scores, "order": order,
             })  # fmt: skip
@@ -163,6 +172,23 @@ class Exam:
         (folder / "audio").mkdir()
         with ThreadPoolExecutor() as pool:
             return list(pool.map(row, zip(scripts, audios, strict=True)))
+
+    def resynthesise(self, folder: Path) -> list[Row]:
+        """The recordings of the held-out prompts, encoded and decoded again; rows without a verdict, audio in `folder`."""
+        chosen = [prompt for prompt in self.prompts if prompt.clips]
+        waves = [resampled(*self.corpus.recording(prompt), self.codec.contract.sample_rate) for prompt in chosen]
+        decoded = self.codec.decode(self.codec.encode(waves), self.voice)
+
+        def row(job: tuple[Prompt, np.ndarray]) -> Row:
+            prompt, wave = job
+            wav = f"audio/codec/{prompt.id}.flac"
+            audio, rate = write_flac(folder / wav, wave, self.codec.output_sample_rate)
+            fixed = {"system": "codec", "tier": prompt.tier, "prompt": prompt.id, "text": prompt.text, "wav": wav}
+            return fixed | self.hearing.measure(prompt.text, audio, rate)
+
+        (folder / "audio").mkdir()
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(row, zip(chosen, decoded, strict=True)))
 
     def network(self, epoch: int) -> torch.nn.Module:
         weights, scale = self.block.weights, self.block.scale

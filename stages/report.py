@@ -24,6 +24,7 @@ from stages.common.results import TIERS, Results, epoch_of, read_results, summar
 FAMILIES = Path("reports/families")
 INDEX = Path("reports/index.html")
 CORPUS = Path("reports/corpus/index.html")
+RECORDED = ("recording", "codec")  # columns that no checkpoint spoke: the real thing, and what the codec alone makes of it
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +52,8 @@ def family_page(family: str, params: Params) -> Path:
             summary=summary,
             charts=charts(results),
             prompts=prompts(results, hashes),
-            order=["recording", *results.judgement.order],
+            order=[*RECORDED, *results.judgement.order],
+            recorded=RECORDED,
             tiers=TIERS,
         )
         write_text(folder / "index.html", page)
@@ -60,12 +62,12 @@ def family_page(family: str, params: Params) -> Path:
 
 
 def _copy_audio(results: Results, folder: Path) -> dict[str, str]:
-    """Copy every take, and the prompts' recordings, to `folder` under the same path; returns the hash of each."""
+    """Copy every take, and the prompts' recordings, real and through the codec, to `folder` under the same path; returns the hash of each."""
     prompts = {take.prompt for take in results.takes}
     recordings = [one for one in results.recordings if one.prompt in prompts]
     gate = Path("data") / results.family / "gate"
     hashes = {}
-    for wav in sorted({one.wav for one in [*results.takes, *recordings] if one.wav}):
+    for wav in sorted({one.wav for one in [*results.takes, *recordings, *results.resynthesised] if one.wav}):
         if not (gate / wav).is_file():
             raise UserError(f"{gate / wav}: listed and not there; run `dvc repro gate@{results.family}`")
         (folder / wav).parent.mkdir(parents=True, exist_ok=True)
@@ -95,9 +97,11 @@ def charts(results: Results) -> list[Any]:
 def prompts(results: Results, hashes: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """The rows of the listening table by tier, held-out prompts first; one row a prompt and seed.
 
-    A row's `cells` follow the columns: the recording (None where there is none), then the checkpoints.
+    A row's `cells` follow the columns: the recording, real and through the codec (None where there is none), then the
+    checkpoints.
     """
     recordings = {one.prompt: one for one in results.recordings}
+    resynthesised = {one.prompt: one for one in results.resynthesised}
     takes = {(one.prompt, one.seed, one.checkpoint): one for one in results.takes}
     order = results.judgement.order
     several_seeds = len({one.seed for one in results.takes}) > 1
@@ -106,10 +110,9 @@ def prompts(results: Results, hashes: dict[str, str]) -> dict[str, list[dict[str
         firsts.setdefault((one.prompt, one.seed), one)
     rows: dict[str, list[dict[str, Any]]] = {tier: [] for tier in TIERS}
     for take in sorted(firsts.values(), key=lambda one: one.kind != "held-out"):
-        found = [recordings.get(take.prompt), *(takes.get((take.prompt, take.seed, name)) for name in order)]
-        cells = [
-            _cell(one, name, take, results, hashes) for one, name in zip(found, ["recording", *order], strict=True)
-        ]
+        recorded = [recordings.get(take.prompt), resynthesised.get(take.prompt)]
+        found = [*recorded, *(takes.get((take.prompt, take.seed, name)) for name in order)]
+        cells = [_cell(one, name, take, results, hashes) for one, name in zip(found, [*RECORDED, *order], strict=True)]
         seed = take.seed if several_seeds else None
         rows[take.tier].append(
             {"prompt": take.prompt, "kind": take.kind, "seed": seed, "text": take.text, "cells": cells}

@@ -95,7 +95,7 @@ def test_every_player_has_audio(page: Any) -> None:
         "document.querySelectorAll('audio').forEach((one) => { one.preload = 'metadata'; one.load(); })"
     )
     long = "return [...document.querySelectorAll('audio')].filter((one) => one.duration > 0.2).length"
-    assert count == 18
+    assert count == 20
     wait(lambda: page.execute_script(long) == count, "every player knows how long its audio is")
     assert page.get_log("browser") == []
 
@@ -103,13 +103,13 @@ def test_every_player_has_audio(page: Any) -> None:
 def test_keys_play_one_take_at_a_time_in_the_current_row(page: Any) -> None:
     page.execute_script("document.querySelectorAll('audio').forEach((one) => { one.loop = true; })")
     press(page, "2")
-    wait(lambda: playing(page) == ["audio/base/test-3-11.flac"], "2 plays the second column of the first row")
-    press(page, "4")
-    wait(lambda: playing(page) == ["audio/epoch-04/test-3-11.flac"], "4 plays the fourth alone")
-    press(page, "4")
-    wait(lambda: playing(page) == [], "4 again pauses it")
-    press(page, "\ue015", "3")  # arrow down
-    wait(lambda: playing(page) == ["audio/epoch-02/general-1-11.flac"], "3 plays in the second row")
+    wait(lambda: playing(page) == ["audio/codec/test-3.flac"], "2 plays the second column of the first row")
+    press(page, "5")
+    wait(lambda: playing(page) == ["audio/epoch-04/test-3-11.flac"], "5 plays the fifth alone")
+    press(page, "5")
+    wait(lambda: playing(page) == [], "5 again pauses it")
+    press(page, "\ue015", "4")  # arrow down
+    wait(lambda: playing(page) == ["audio/epoch-02/general-1-11.flac"], "4 plays in the second row")
     press(page, "\ue013", "1")  # arrow up
     wait(lambda: playing(page) == ["audio/recording/test-3.flac"], "1 plays the recording of the first row")
     assert page.get_log("browser") == []

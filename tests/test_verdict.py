@@ -25,7 +25,7 @@ def take(heard: str, text: str = TEXT, **changes: Any) -> dict[str, Any]:
     return {
         "tier": "5s", "prompt": "test-5s-1", "seconds": len(alignment.heard) / 3, "finish": "stop", "error": None,
         "transcript": heard, "words": [list(word) for word in alignment.words], "errors": alignment.errors(),
-        "word_error_rate": alignment.word_error_rate, "rate": 3.0, "trailing_silence": 0.1, "similarity": 0.9,
+        "word_error_rate": alignment.word_error_rate, "rate": 3.0, "trailing_silence": 0.1, "similarity": 0.9, "dnsmos": 3.0,
     } | changes  # fmt: skip
 
 

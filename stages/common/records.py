@@ -79,7 +79,10 @@ Operation = Literal["ok", "substituted", "dropped", "inserted", "merged", "repea
 
 
 class Recording(BaseModel):
-    """The real recording of a held-out prompt, heard by the same listener. `wav` is relative to the gate's folder."""
+    """The recording of a held-out prompt, real or through the codec, as the gate's listener hears it.
+
+    `wav` is relative to the gate's folder.
+    """
 
     prompt: str
     wav: str | None
@@ -107,7 +110,8 @@ class Take(Recording):
 
 
 class Recordings(BaseModel):
-    """floor.json: what the listener makes of real recordings, those of the prompts among them."""
+    """floor.json: what the listener makes of real recordings, those of the prompts among them. codec.json: of those of
+    the prompts, encoded and decoded again."""
 
     rows: list[Recording]
 
@@ -120,11 +124,12 @@ class TierVerdict(BaseModel):
 
 
 class Score(BaseModel):
-    """Micro-averaged word error rate with its confidence interval, and the mean similarity to the speaker."""
+    """Micro-averaged word error rate with its confidence interval; mean similarity to the speaker; mean DNSMOS."""
 
     word_error_rate: float
     ci: tuple[float, float]
     similarity: float | None
+    dnsmos: float | None
 
 
 class Judgement(BaseModel):

@@ -38,10 +38,11 @@ class Chosen(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """What the listener makes of real recordings; None where there are none."""
+    """What the listener makes of recordings; None where there are none."""
 
     word_error_rate: float | None
     similarity: float | None
+    dnsmos: float | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Results:
     takes: list[Take]
     judgement: Judgement
     recordings: list[Recording]
+    resynthesised: list[Recording]
     costs: dict[str, StageCost | None]
     verdicts: Verdicts | None
 
@@ -71,19 +73,34 @@ class Results:
 
     @property
     def floor(self) -> Floor:
-        """The noise floor, counted as the gate counts a checkpoint's scores: errors over all words, mean similarity."""
-        words = [sum(len(wanted.split()) for _, wanted, _ in one.words if wanted) for one in self.recordings]
-        wrong = sum((one.word_error_rate or 0.0) * count for one, count in zip(self.recordings, words, strict=True))
-        known = [one.similarity for one in self.recordings if one.similarity is not None]
-        return Floor(
-            wrong / sum(words) if sum(words) else None,
-            sum(known) / len(known) if known else None,
-        )
+        """The noise floor: real recordings."""
+        return _floor(self.recordings)
+
+    @property
+    def ceiling(self) -> Floor:
+        """The recordings of the held-out prompts through the frozen codec: the best that a checkpoint can sound like."""
+        return _floor(self.resynthesised)
 
     def validation_losses(self) -> dict[float, float]:
         """Validation loss by epoch; epoch 0 is the base."""
         losses = {row.epoch: row.validation.total for row in self.history if row.validation}
         return {0.0: self.training.base_validation.total, **losses}
+
+
+def _floor(recordings: list[Recording]) -> Floor:
+    """Counted as the gate counts a checkpoint's scores: errors over all words, means of the rest."""
+    words = [sum(len(wanted.split()) for _, wanted, _ in one.words if wanted) for one in recordings]
+    wrong = sum((one.word_error_rate or 0.0) * count for one, count in zip(recordings, words, strict=True))
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    return Floor(
+        wrong / sum(words) if sum(words) else None,
+        mean([one.similarity for one in recordings]),
+        mean([one.dnsmos for one in recordings]),
+    )
 
 
 def epoch_of(checkpoint: str) -> int:
@@ -101,6 +118,7 @@ def read_results(family: str) -> Results:
         where, way_out = gate / "verdict.json", f"run `dvc repro gate@{family}`"
         raise UserError(f"{where}: no score or no tiers for {min(missing)}; {way_out}")
     recordings = read_one(Recordings, gate / "floor.json", f"gate@{family}")
+    resynthesised = read_one(Recordings, gate / "codec.json", f"gate@{family}")
     verdicts = VERDICTS / f"{family}.json"
     return Results(
         family=family,
@@ -111,6 +129,7 @@ def read_results(family: str) -> Results:
         takes=read_rows(Take, gate / "rows.jsonl", f"gate@{family}"),
         judgement=judgement,
         recordings=recordings.rows,
+        resynthesised=resynthesised.rows,
         costs={stage: read_cost(stage, family) for stage in STAGES},
         verdicts=read_verdicts(verdicts, family) if verdicts.exists() else None,
     )
@@ -156,6 +175,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "why": judgement.why,
         "chosen": results.chosen._asdict(),
         "recordings": results.floor._asdict(),
+        "through_codec": results.ceiling._asdict(),
         "checkpoints": {
             name: {
                 "epoch": epoch_of(name),

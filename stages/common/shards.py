@@ -121,9 +121,10 @@ class Shards:
         if clip_id not in self._where:
             raise UserError(f"{self.folder}: has no clip {clip_id!r}; delete the folder and run `dvc repro`")
         index, group, row = self._where[clip_id]
-        if self._cached is None or self._cached[0] != (index, group):
-            self._cached = (index, group), pq.ParquetFile(self.files[index]).read_row_group(group)
-        entry = self._cached[1].slice(row, 1).to_pylist()[0]
+        cached = self._cached  # one look: another thread may put its own group there
+        if cached is None or cached[0] != (index, group):
+            self._cached = cached = (index, group), pq.ParquetFile(self.files[index]).read_row_group(group)
+        entry = cached[1].slice(row, 1).to_pylist()[0]
         return Clip(entry["id"], entry["sample_rate"], decode_flac(entry["audio"]))
 
     def __iter__(self) -> Iterator[Clip]:

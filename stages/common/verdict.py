@@ -84,6 +84,7 @@ def judge(row: Row, allowed: Tolerance) -> list[str]:
 def _words(row: Row, allowed: Tolerance) -> list[str]:
     reasons, errors, count = [], row["errors"], _count(row)
     lost, added = errors["dropped"] + errors["merged"], errors["inserted"] + errors["repeated"]
+    # A listener without context cannot tell a lone letter or number: a text of one word may sound like another.
     if count > 1 and not any(op == "ok" for op, _, _ in row["words"]):
         reasons.append(f"none of its {count} words was heard")
     if lost > allowed.lost or longest_run(row["words"], ("dropped", "merged")) > allowed.run:
@@ -152,17 +153,19 @@ def tiers(rows: Sequence[Row], pass_share: float) -> dict[str, dict[str, Any]]:
 
 def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict[str, Any]:
     """Word error rate over all words of a checkpoint's takes, with its 95 % bootstrap interval over the takes, and
-    the mean similarity to the speaker. `similarity_margin` is its distance from what real recordings reach."""
+    the means of similarity to the speaker and of DNSMOS. `similarity_margin` is the distance from real recordings."""
     wrong = np.array([row["word_error_rate"] * _count(row) for row in rows])
     words = np.array([_count(row) for row in rows])
     drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
     rates = wrong[drawn].sum(1) / words[drawn].sum(1)
     similarity, real = (_mean([row["similarity"] for row in some]) for some in (rows, recordings))
+    quality = _mean([row["dnsmos"] for row in rows])
     return {
         "word_error_rate": round(float(wrong.sum() / words.sum()), 4),
         "ci": [round(float(edge), 4) for edge in np.quantile(rates, [0.025, 0.975])],
         "similarity": similarity,
         "similarity_margin": None if similarity is None or real is None else round(similarity - real, 4),
+        "dnsmos": quality,
     }
 
 
