@@ -5,7 +5,7 @@ SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report compare test lint bases bench bench-voice clean
+.PHONY: help setup repro demo report compare test lint bases bench bench-voice clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,11 @@ setup: .venv/ready .venv/has-sox  ## install what a run needs: .venv with the lo
 repro: setup  ## bring everything that is out of date up to date
 	dvc repro
 	@echo "Listen: $(CURDIR)/reports/index.html"
+
+demo: setup  ## one family from recordings to its page: make demo MODEL=cosyvoice3
+	@[ -n "$(MODEL)" ] || { echo "make demo: say which family, like MODEL=cosyvoice3"; exit 1; }
+	dvc repro report@$(MODEL)
+	@echo "Listen: $(CURDIR)/reports/families/$(MODEL)/index.html"
 
 report: setup  ## build the listening pages, and what they need, and print where they are
 	dvc repro index
@@ -32,6 +37,7 @@ lint: .venv/ready  ## ruff (errors and style) and mypy (types)
 
 bases: setup .venv/has-flite  ## train a tiny base from synthetic voices: make bases MODEL=cosyvoice3
 	@[ -n "$(MODEL)" ] || { echo "make bases: say which family, like MODEL=cosyvoice3"; exit 1; }
+	dvc repro corpus
 	python -m stages.bases --model $(MODEL)
 
 bench: setup  ## measure batching and packing, and tokens/s and memory of each stage
