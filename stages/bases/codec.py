@@ -90,7 +90,9 @@ class CodecFit:
         for source, codes in sources:
             ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8]
             ids = random.Random(self.seed).sample(ids, min(len(ids), self.recipe["decoder_clips"]))
-            heard.append([self._utterance(source, i, codes[i]) for i in tqdm(ids, desc="mels", mininterval=5)])
+            stored = sorted(ids, key={clip_id: at for at, clip_id in enumerate(source.ids)}.__getitem__)  # quick to read
+            found = {i: self._utterance(source, i, codes[i]) for i in tqdm(stored, desc="mels", mininterval=5)}
+            heard.append([found[i] for i in ids])
         flow = self.network.flow
         flow.average.copy_(torch.stack([torch.stack([u.print for u in utterances]).mean(0) for utterances in heard]).mean(0))
         flow.train()
