@@ -95,7 +95,7 @@ def base(name: str, block: FamilyParams, codec: Codec, params: Params, corpus: C
     known = set(islice(stream(recipe["seed"], common_words(DOWNLOADS)), recipe["sentences"]))
     rng = random.Random(1)
     texts = list(islice((text for text in iter(lambda: f"{clause(rng).capitalize()}.", None) if text not in known), SENTENCES))
-    voice = Voice(SYNTHETIC, np.mean([codec.speaker_embedding(_at(read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC]), codec)) for text in texts[:8]], 0))
+    voice = Voice(SYNTHETIC, np.mean([codec.speaker_embedding(_at(read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC])[0], codec)) for text in texts[:8]], 0))
     reader = Reader(
         models.load(name), models.load(name).network(block.weights), codec, voice, Sampling(**block.sampling.model_dump()),
         corpus.stats["chars_per_second"], params.gate.segment_words,

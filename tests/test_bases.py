@@ -16,6 +16,7 @@ from models.parts.family import Sampling, Voice
 from stages.bases import __main__ as bases
 from stages.bases import loop
 from stages.bases.sentences import stream
+from stages.bases.voices import phone_labels
 from tests.toy_cosyvoice import ROOT, contents
 
 COMMON = "apple bridge candle dancing evening friendly garden honest island".split()
@@ -30,7 +31,7 @@ def recipe(request, tmp_path, monkeypatch):
     name = request.param
     values = yaml.safe_load((ROOT / f"models/{name}/tiny/recipe.yaml").read_text())
     values["voices"]["sentences"] = 30
-    values["codec"] |= {"people": None, "kmeans_share": 1.0, "decoder_steps": 4}
+    values["codec"] |= {"people": None, "aligned_clips": 30, "decoder_steps": 4}
     books = values["codec"]["config"]["codebooks"]
     values["codec"]["config"] |= {"codebooks": [16, *(8 for _ in books[1:])], "pca": 8}
     values["train"] |= {"steps": 4, "validation": 5}
@@ -79,3 +80,10 @@ def test_sentences_are_seeded_and_new():
     assert first == again != other
     long = [text for text in first if len(text.split()) > 1]
     assert len(set(long)) == len(long)
+
+
+def test_a_frame_is_labelled_with_its_phone_and_the_nearer_neighbour():
+    phones = [("pau", 0.2), ("n", 0.3), ("ow", 0.7), ("pau", 0.9)]
+    assert phone_labels(phones, np.array([0.05, 0.15, 0.22, 0.28, 0.4, 0.6, 0.95])) == [
+        ("", "pau"), ("pau", "n"), ("pau", "n"), ("n", "ow"), ("n", "ow"), ("ow", "pau"), ("pau", ""),
+    ]  # fmt: skip

@@ -55,19 +55,21 @@ def test_tokens_at_half_the_rate_are_means_of_two_frames():
     np.testing.assert_allclose(at_token_rate(frames, 25, 6)[:, 0], [0.5, 2.5, 4.5, 6.5, 8.5, 10.5])
 
 
-def test_the_quantiser_finds_clusters_and_repeats_itself():
+def test_the_quantiser_hears_what_is_said_and_not_who_says_it():
     generator = torch.Generator().manual_seed(1)
-    centres = torch.randn(6, whisper.WIDTH, generator=generator)
-    which = torch.arange(600) % 6
-    points = centres[which] + 0.05 * torch.randn(600, whisper.WIDTH, generator=generator)
+    said, speaker = torch.arange(1200) % 6, torch.arange(1200) // 6 % 2
+    voices = 4 * torch.randn(2, whisper.WIDTH, generator=generator)  # louder than the phones
+    points = torch.randn(6, whisper.WIDTH, generator=generator)[said] + voices[speaker] + 0.05 * torch.randn(1200, whisper.WIDTH, generator=generator)
     codes = []
     for _ in range(2):
-        quantiser = SemanticQuantiser(24, 5)  # more than clusters: k-means may start with two entries in one
-        assert quantiser.fit(points, seed=1) > 0.9
+        quantiser = SemanticQuantiser(24, 5)  # more than phones: k-means may start with two entries in one
+        assert quantiser.fit(points, said, seed=1) > 0.9
         codes.append(quantiser(points))
     assert torch.equal(*codes)
-    owners = [set(codes[0][which == k].tolist()) for k in range(6)]
-    assert sum(map(len, owners)) == len(set.union(*owners))  # no entry serves two clusters
+    owners = [set(codes[0][said == k].tolist()) for k in range(6)]
+    assert sum(map(len, owners)) == len(set.union(*owners))  # no entry serves two phones
+    shared = [set(codes[0][(said == k) & (speaker == 0)].tolist()) & set(codes[0][(said == k) & (speaker == 1)].tolist()) for k in range(6)]
+    assert all(shared)  # and both speakers use it
 
 
 @settings(max_examples=5, deadline=None)

@@ -61,14 +61,15 @@ def main(argv: list[str]) -> None:
     people = [prepared(recorded_people(**recipe["codec"]["people"]))] if recipe["codec"]["people"] else []
     # 2. The codec.
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
-    explained = fit.fit_quantisers(spoken, people)
+    texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
+    aligned = list(texts.values())[: recipe["codec"]["aligned_clips"]]
+    explained = fit.fit_quantisers(spoken, {row["id"]: row["phones"] for row in aligned}, people)
     codes = fit.codes(spoken)
     heard = [(spoken, codes), *((source, fit.codes(source)) for source in people)]
     decoder_curve = fit.fit_decoder(heard, SCRATCH / name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
     save_half(fit.network, folder / "codec" / "model.safetensors")
     # 3. The network, from random weights.
-    texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
     examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def voices(recipe: dict) -> Path:
-    """The folder of the synthetic corpus: audio shards and a manifest (id, text, speaker, seconds)."""
+    """The folder of the synthetic corpus: audio shards and a manifest (id, text, speaker, phones, seconds)."""
     folder = SCRATCH / f"voices-{recipe['seed']}-{recipe['sentences']}"
     if not folder.is_dir():
         with staged(folder) as partial:

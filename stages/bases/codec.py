@@ -1,8 +1,9 @@
-"""Fit a tiny codec: k-means on encoder features, then the mel decoder by flow matching."""
+"""Fit a tiny codec: discriminants and k-means on encoder features, then the mel decoder by flow matching."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from models.parts.residual_codec import ResidualNetwork
 from models.parts.semantic import at_token_rate
 from models.parts.semantic_codec import SemanticNetwork
 from stages.bases.loop import optimise
+from stages.bases.voices import Phone, phone_labels
 from stages.common.shards import Shards
 
 CROP = 80   # tokens of a training example of the decoder
 BATCH = 24
+FEWEST = 5  # frames of a pair of phones that count
 
 
 @dataclass
@@ -55,17 +58,20 @@ class CodecFit:
         torch.manual_seed(self.seed)
         self.network: Any = ResidualNetwork(config) if self.residual else SemanticNetwork(config)
 
-    def fit_quantisers(self, spoken: Source, people: Sequence[Source]) -> list[float]:
-        """k-means on a share of all frames; returns the shares of variance explained, stage by stage.
+    def fit_quantisers(self, spoken: Source, phones: dict[str, list[Phone]], people: Sequence[Source]) -> list[float]:
+        """Quantisers from frames; returns the shares of variance explained, stage by stage.
 
-        What is said is learnt from the synthetic voices alone; how it sounds, from the people as well.
+        What is said is learnt from the synthetic clips with `phones` alone; how it sounds, from the people as well.
         """
-        rng = np.random.default_rng(self.seed)
-        sample = []
-        for clip_id in tqdm(spoken.ids, desc="token features", mininterval=5):
-            at_rate = self._features(spoken, clip_id)
-            sample.append(at_rate[rng.random(len(at_rate)) < self.recipe["kmeans_share"]])
-        explained = [self.network.quantiser.fit(torch.from_numpy(np.concatenate(sample)), self.seed)]
+        features, labels = [], []
+        for clip_id in tqdm([i for i in spoken.ids if i in phones], desc="phones", mininterval=5):
+            features.append(self._features(spoken, clip_id))
+            labels += phone_labels(phones[clip_id], (np.arange(len(features[-1])) + 0.5) / self.rate)
+        common = {label for label, count in Counter(labels).items() if count >= FEWEST}
+        numbers = {label: number for number, label in enumerate(sorted(common))}
+        kept = np.array([label in common for label in labels])
+        said = torch.tensor([numbers[label] for label in labels if label in common])
+        explained = [self.network.quantiser.fit(torch.from_numpy(np.concatenate(features)[kept]), said, self.seed)]
         if self.residual:
             clips = [(spoken, i) for i in spoken.ids[::5]] + [(source, i) for source in people for i in source.ids]
             semantic = [self._semantic(source, clip_id) for source, clip_id in clips]

@@ -26,22 +26,36 @@ FLITE = {"slt": 0.60, "rms": 0.25, "kal16": 0.10, "awb": 0.05}
 PITCH = {"slt": 170, "rms": 95, "kal16": 105, "awb": 125}
 
 
-def read_aloud(text: str, voice: str, stretch: float, pitch: float) -> np.ndarray:
-    """`text` in a flite voice: mono float32 at 16 kHz. `stretch` scales durations, `pitch` is the mean F0 in Hz."""
+Phone = tuple[str, float]  # its name, and when it ends (seconds)
+
+
+def read_aloud(text: str, voice: str, stretch: float, pitch: float) -> tuple[np.ndarray, list[Phone]]:
+    """`text` in a flite voice: mono float32 at 16 kHz, and its phones. `stretch` scales durations, `pitch` is the mean F0
+    in Hz."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
-        subprocess.run(
+        said = subprocess.run(
             ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch:.3f}",
-             "--setf", f"int_f0_target_mean={pitch:.1f}", "-t", text, "-o", wav.name],
-            check=True, capture_output=True,
+             "--setf", f"int_f0_target_mean={pitch:.1f}", "-psdur", "-t", text, "-o", wav.name],
+            check=True, capture_output=True, text=True,
         )
         audio, rate = sf.read(wav.name, dtype="float32")
     if rate != SAMPLE_RATE:
         raise UserError(f"flite voice {voice}: speaks at {rate} Hz, expected {SAMPLE_RATE}; install Debian's flite 2.2")
-    return audio
+    return audio, [(name, float(end)) for name, _, end in (part.rpartition(":") for part in said.stdout.split())]
+
+
+def phone_labels(phones: list[Phone], times: np.ndarray) -> list[tuple[str, str]]:
+    """What is being said at `times` (seconds): the phone before and the one at hand in the first half of a phone, this one
+    and the next in the second."""
+    names, ends = [name for name, _ in phones], np.array([end for _, end in phones])
+    at = np.minimum(np.searchsorted(ends, times), len(names) - 1)
+    middles = (np.concatenate([[0.0], ends])[at] + ends[at]) / 2
+    around = ["", *names, ""]
+    return [(around[k], around[k + 1]) if time < middle else (around[k + 1], around[k + 2]) for k, time, middle in zip(at, times, middles, strict=True)]
 
 
 def synthesise(folder: Path, texts: list[str], seed: int, workers: int = 2) -> list[dict]:
-    """Read texts aloud into audio shards below `folder`; returns manifest rows (id, text, speaker)."""
+    """Read texts aloud into audio shards below `folder`; returns manifest rows (id, text, speaker, phones)."""
     if not shutil.which("flite"):
         raise UserError("flite: not installed; `apt-get install flite`, or `make bases` as root")
     rng = random.Random(seed)
@@ -50,11 +64,14 @@ def synthesise(folder: Path, texts: list[str], seed: int, workers: int = 2) -> l
         voice = rng.choices(list(FLITE), list(FLITE.values()))[0]
         plan.append((f"{voice}-{index:06d}", text, voice, rng.uniform(0.9, 1.15), PITCH[voice] * rng.uniform(0.9, 1.12)))
 
+    phones: list[list[Phone]] = []
+
     def clips():
         with ThreadPoolExecutor(workers) as pool:
-            audio = pool.map(lambda p: read_aloud(p[1], p[2], p[3], p[4]), plan)
-            for (clip_id, *_), wave in tqdm(zip(plan, audio, strict=True), total=len(texts), desc="synthesise", unit="clip"):
+            read = pool.map(lambda p: read_aloud(p[1], p[2], p[3], p[4]), plan)
+            for (clip_id, *_), (wave, said) in tqdm(zip(plan, read, strict=True), total=len(texts), desc="synthesise", unit="clip"):
+                phones.append(said)
                 yield Clip(clip_id, SAMPLE_RATE, wave)
 
     write_shards(folder, clips())
-    return [{"id": p[0], "text": p[1], "speaker": p[2]} for p in plan]
+    return [{"id": p[0], "text": p[1], "speaker": p[2], "phones": said} for p, said in zip(plan, phones, strict=True)]
