@@ -12,7 +12,7 @@ import torch
 from models.parts.mel import Mel
 
 SIZE = 192
-_BANDS, _PITCH_BINS = 80, 32
+BANDS, _PITCH_BINS = 80, 32
 _LOW, _HIGH = 60.0, 400.0  # Hz
 
 
@@ -21,7 +21,7 @@ def voiceprint(wave: np.ndarray, mel: Mel, log_mel: torch.Tensor | None = None) 
     bands = mel(wave) if log_mel is None else log_mel
     loudness = bands.exp().sum(1).log()
     speech = bands[loudness > loudness.max() - 4.6]
-    spread = speech.std(0) if len(speech) > 1 else torch.zeros(_BANDS)
+    spread = speech.std(0) if len(speech) > 1 else torch.zeros(BANDS)
     return np.concatenate([speech.mean(0).numpy(), spread.numpy(), _pitch_histogram(wave, mel.sample_rate)]).astype(np.float32)
 
 
@@ -34,7 +34,7 @@ def mean_pitch(vectors: torch.Tensor) -> torch.Tensor:
 
 def split(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(…, 192) -> mean, spread (never below 0.3, so that silent bands stay silent), pitch."""
-    mean, spread, pitch = vectors.split([_BANDS, _BANDS, _PITCH_BINS], dim=-1)
+    mean, spread, pitch = vectors.split([BANDS, BANDS, _PITCH_BINS], dim=-1)
     return mean, spread.clamp(min=0.3), pitch
 
 

@@ -126,7 +126,14 @@ def prepared(audio_folder: Path) -> Source:
     index = read_json(folder / "index.json")
     stored = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, whisper.WIDTH)
     ids = [clip_id for clip_id in audio.ids() if clip_id in index]
-    return Source(audio, lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32), ids)
+    voices = {clip_id: voice_of(clip_id) for clip_id in ids}
+    return Source(audio, lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32), ids, voices)
+
+
+def voice_of(clip_id: str) -> str:
+    """ "slt-000123" is slt, and "june-path/to-prompt-0.88" is june played slowly."""
+    speaker, *_, last = clip_id.split("-")
+    return f"{speaker}-{last}" if "." in last else speaker
 
 
 def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) -> tuple[torch.nn.Module, list[dict]]:

@@ -26,6 +26,7 @@ from stages.common.shards import Shards
 
 CROP = 80   # tokens of a training example of the decoder
 BATCH = 24
+VOICE_CLIPS = 20  # a voice's statistics are means over so many of its longest clips, as in the tokenise stage
 FEWEST = 5  # frames of a pair of phones that count
 
 
@@ -40,11 +41,15 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Source:
-    """Recordings and what the speech encoder makes of them: `features(clip id)` is (n, 384) at 50 Hz."""
+    """Recordings and what the speech encoder makes of them: `features(clip id)` is (n, 384) at 50 Hz.
+
+    `voices` says who speaks in a clip, and how fast it was played.
+    """
 
     audio: Shards
     features: Callable[[str], np.ndarray]
     ids: list[str]
+    voices: dict[str, str]
 
 
 class CodecFit:
@@ -98,6 +103,7 @@ class CodecFit:
             ids = random.Random(self.seed).sample(ids, min(len(ids), self.recipe["decoder_clips"]))
             stored = sorted(ids, key={clip_id: at for at, clip_id in enumerate(source.ids)}.__getitem__)  # quick to read
             found = {i: self._utterance(source, i, codes[i]) for i in tqdm(stored, desc="mels", mininterval=5)}
+            give_voice_statistics(found, source.voices)
             heard.append([found[i] for i in ids])
         flow = self.network.flow
         flow.average.copy_(torch.stack([torch.stack([u.print for u in utterances]).mean(0) for utterances in heard]).mean(0))
@@ -131,6 +137,17 @@ class CodecFit:
         wave = self._wave(source, clip_id, len(codes))
         log_mel = self.mel(wave)
         return Utterance(codes.short(), log_mel.half(), torch.from_numpy(voiceprint.voiceprint(wave, self.mel, log_mel)))
+
+
+def give_voice_statistics(utterances: dict[str, Utterance], voices: dict[str, str]) -> None:
+    """Every utterance gets the band statistics of its voice, as in decoding, where its own are not known; pitch stays."""
+    members: dict[str, list[Utterance]] = {}
+    for clip_id, utterance in utterances.items():
+        members.setdefault(voices[clip_id], []).append(utterance)
+    for some in members.values():
+        bands = torch.stack([u.print for u in sorted(some, key=lambda u: -len(u.codes))[:VOICE_CLIPS]]).mean(0)[: 2 * voiceprint.BANDS]
+        for utterance in some:
+            utterance.print = torch.cat([bands, utterance.print[len(bands) :]])
 
 
 def decoder_loss(flow: Flow, heard: list[list[Utterance]], rng: random.Random) -> torch.Tensor:
