@@ -74,6 +74,7 @@ def main(argv: list[str]) -> None:
         Example(i, texts[i]["text"], texts[i]["speaker"], codes[i].numpy().astype(np.int32), vector)
         for i, vector in zip(ids, vectors, strict=True)
     ]
+    examples = family.base_examples(examples, lambda clip_id: fit.points(spoken, clip_id))
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN})
