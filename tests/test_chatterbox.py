@@ -27,8 +27,10 @@ from models.chatterbox.script import SPACE, START, STOP, Script, normalise
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Example, Sampling, Voice
 from models.parts.text import character_tokenizer
+from stages import tokenise, train
 from stages.common import selfcheck
-from stages.common.tokens import read_contract, write_contract
+from stages.common.files import read_jsonl
+from stages.common.tokens import read_contract, read_voice, write_contract
 from tests import toy_chatterbox as toy
 from tests import toy_cosyvoice
 
@@ -338,7 +340,7 @@ def test_an_adapter_of_other_targets_is_refused(family, folder):
         ({"codes": np.zeros((0, 1), np.int32)}, "utt-0: no speech tokens"),
         ({"codes": np.full((3, 1), toy.CODES, np.int32)}, "outside the codebook"),
         ({"prompt": np.full((3, 1), -1, np.int32)}, "outside the codebook"),
-        ({"codes": np.zeros((1201, 1), np.int32)}, "room for 1200"),
+        ({"codes": np.zeros((1011, 1), np.int32)}, "room for 1010"),
         ({"speaker_embedding": np.zeros(192, np.float32)}, "vector of 192 values, the network takes 6"),
     ],
 )
@@ -570,6 +572,29 @@ def test_the_tiny_codec_is_made_as_cosyvoice_2s_and_fits_into_git_with_the_netwo
     parameters = sum(p.numel() for p in network.parameters())
     codec = (ROOT / "models/cosyvoice2/tiny/codec/model.safetensors").stat().st_size
     assert 2.5e6 < parameters < 2.9e6 and 2 * parameters + codec < 8e6
+
+
+# --- the stages ---------------------------------------------------------------------------------------------------
+
+
+def test_the_stages_tokenise_and_train_it(family, tmp_path, monkeypatch):
+    """As DVC starts them, on noises: prompts and the voice's reference reach the training, and it learns."""
+    toy_cosyvoice.workplace(tmp_path)
+    (tmp_path / "data/cosyvoice3").rename(tmp_path / "data/chatterbox")
+    toy.folder(tmp_path / "weights", speaker_embed_size=192)  # beside the codec that is there
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text()) | {"models": ["chatterbox"]}
+    tiny = params["chatterbox"]["tiny"] | {"weights": "weights"}
+    tiny["train"] |= {"epochs": 2, "save_every_n_epochs": 2, "batch_frames": 60, "rank": 2, "alpha": 4, "warmup": 2}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | {"chatterbox": {"tiny": tiny}}))
+    monkeypatch.chdir(tmp_path)
+    tokenise.main(["--model", "chatterbox"])
+    rows = family.read(Path("data/chatterbox/tokens/train"))
+    assert [len(row.prompt) for row in rows] == [len(rows[i - 1].codes) for i in range(len(rows))]
+    (reference,) = read_voice(Path("data/chatterbox/tokens")).prompts
+    assert len(reference.codes) == max(len(row.codes) for row in rows)
+    train.main(["--model", "chatterbox"])
+    losses = [row["validation"]["total"] for row in read_jsonl(Path("data/chatterbox/checkpoints/history.jsonl"))]
+    assert len(losses) == 3 and losses[-1] < losses[0]
 
 
 # --- defects of upstream and of community trainers, by name (facts 3.3 and 3.4) -------------------------------------

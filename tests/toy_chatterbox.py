@@ -22,7 +22,7 @@ CONFIG = T3Config(
     },
     text_tokens_dict_size=45, start_text_token=1, stop_text_token=0,
     start_speech_token=CODES, stop_speech_token=CODES + 1, speech_tokens_dict_size=CODES + 6,
-    max_text_tokens=80, max_speech_tokens=1200, speaker_embed_size=SPEAKER, perceiver_queries=5,
+    max_text_tokens=80, max_speech_tokens=1010, speaker_embed_size=SPEAKER, perceiver_queries=5,
 )  # fmt: skip
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 
