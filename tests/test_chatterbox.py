@@ -171,6 +171,16 @@ def test_padding_changes_no_decision(family, network):
         torch.testing.assert_close(batched, torch.cat(single), atol=2e-4, rtol=0)
 
 
+def test_a_row_ends_at_its_own_limit_though_the_batch_goes_on(family, network):
+    (whole,) = family.generate(network, toy.TEXTS[2:], toy.voice(), FREE, [3], [200])
+    assert whole.finish == "stop" and len(whole.codes) > 2
+    limits = [len(whole.codes) - 1, len(whole.codes) + 9]
+    short, _ = family.generate(network, toy.TEXTS[:0:-1], toy.voice(), FREE, [3, 2], limits)
+    assert short.finish == "length" and len(short.codes) == len(short.logprobs) == limits[0]
+    (fits,) = family.generate(network, toy.TEXTS[2:], toy.voice(), FREE, [3], [len(whole.codes)])
+    assert fits.finish == "stop"
+
+
 def test_generation_writes_codes_alone(family, network):
     with torch.no_grad():  # the likeliest of all would be the start and the rows that no token has
         network.speech_head.weight[toy.CODES] = network.speech_head.weight[toy.CODES + 2 :] = 0
@@ -192,6 +202,19 @@ def test_all_of_the_conditioning_is_heard(family, network, monkeypatch, change):
         other = {"speaker": {"speaker_embedding": -row.speaker_embedding}, "prompt": {"prompt": row.prompt[::-1].copy()}}
         row = replace(row, **other[change])
     assert (network.logits(family.batch(network, [row]), everyone(1))[2] - before).abs().max() > 1e-3
+
+
+def test_the_sequence_is_upstreams(family, network):
+    """Speaker, resampled prompt, emotion, text, speech; both kinds of token with positions of their own."""
+    row = toy.examples()[1]
+    embeds = network.embed(family.batch(network, [row]), everyone(1))[0][0]
+    voice = network.cond_enc.spkr_enc(torch.from_numpy(row.speaker_embedding / np.linalg.norm(row.speaker_embedding)))
+    torch.testing.assert_close(embeds[0], voice)
+    start = 2 + toy.CONFIG.perceiver_queries
+    torch.testing.assert_close(embeds[start - 1], network.cond_enc.emotion_adv_fc.weight[:, 0] * 0.5)
+    text = torch.tensor(network.script(row.text))
+    torch.testing.assert_close(embeds[start:][: len(text)], network.text_emb(text) + network.text_pos_emb.emb.weight[: len(text)])
+    assert len(embeds) == start + len(text) + 2 + len(row.codes)
 
 
 def test_the_length_of_a_speaker_vector_says_nothing(family, network):
