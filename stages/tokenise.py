@@ -39,20 +39,23 @@ def main(argv: list[str]) -> None:
     with StageMetrics("tokenise", name) as metrics:
         # 1. The family, its codec, and the audio that `resample` prepared for it.
         family = models.load(name)
-        codec = family.codec(params.family(name).weights)
+        weights = params.family(name).weights
+        codec = family.codec(weights)
         shards = Shards(Path(f"data/{name}/resampled"))
         rows = read_jsonl(Path("data/corpus/manifest.jsonl"))
         # 2. Codes and speaker vectors, batch by batch.
         scratch = SCRATCH / "tokenise" / name
         encoded = encode(codec, shards, rows, scratch)
         # 3. The family's own format, read back, and what it was made with.
-        examples = {split: [encoded[row["id"]] for row in rows if row["split"] == split] for split in SPLITS}
+        examples = {
+            split: family.prepare([encoded[row["id"]] for row in rows if row["split"] == split], weights) for split in SPLITS
+        }
         with staged(Path(f"data/{name}/tokens")) as folder:
             for split in SPLITS:
                 family.write(examples[split], folder / split)
                 verify(family, examples[split], folder / split)
             write_contract(folder, codec.contract, {split: len(examples[split]) for split in SPLITS})
-            write_voice(folder, voice_of(examples["train"]))
+            write_voice(folder, voice_of(examples["train"], family.references))
         frames = sum(len(example.codes) for example in encoded.values())
         used = np.unique(np.concatenate([e.codes[:, 0] for e in encoded.values()]))
         metrics.set(
@@ -122,13 +125,17 @@ def verify(family: Family, examples: list[Example], folder: Path) -> None:
             raise UserError(f"{folder}: utterance {wanted.id} reads back different from what was written; please report this")
 
 
-def voice_of(train: list[Example]) -> Voice:
-    """The speaker's vector: the float32 mean over the longest training clips, never the first item of a batch."""
+def voice_of(train: list[Example], references: int = 0) -> Voice:
+    """The speaker's vector: the float32 mean over the longest training clips, never the first item of a batch.
+
+    The longest `references` of them come along, for families that take a prompt.
+    """
     if not train:
         raise UserError("data/corpus/manifest.jsonl: no training utterance; lower corpus.validation and corpus.test or add recordings")
     longest = sorted(train, key=lambda e: (-len(e.codes), e.id))[:VOICE_CLIPS]
     vectors = np.stack([e.speaker_embedding for e in longest])
-    return Voice(longest[0].speaker, vectors.mean(0, dtype=np.float64).astype(np.float32))
+    mean = vectors.mean(0, dtype=np.float64).astype(np.float32)
+    return Voice(longest[0].speaker, mean, tuple(longest[:references]))
 
 
 if __name__ == "__main__":

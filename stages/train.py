@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
 
         # 4. Train.
         history: list[dict[str, Any]] = [{"epoch": 0, "step": 0, "lr": 0.0, "validation": base_validation}]
-        base_sha = sha256_of(block.weights / "config.json", *sorted(block.weights.glob("*.safetensors")))
+        base_sha = sha256_of(*block.weights.glob("config.json"), *sorted(block.weights.glob("*.safetensors")))
         key = hashlib.sha256(repr((base_sha, contract, settings, train, lr, params.seed, digest(examples), digest(validation))).encode()).hexdigest()[:16]
         work = SCRATCH / "train" / name / key
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,8 @@ def digest(examples: list[Example]) -> str:
     """A hash of everything that training sees of a set."""
     sha = hashlib.sha256()
     for example in examples:
-        sha.update(repr((example.id, example.text, example.codes.shape)).encode() + example.codes.tobytes() + example.speaker_embedding.tobytes())
+        sha.update(repr((example.id, example.text, example.codes.shape)).encode())
+        sha.update(example.codes.tobytes() + example.speaker_embedding.tobytes() + example.prompt.tobytes())
     return sha.hexdigest()
 
 

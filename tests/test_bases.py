@@ -24,7 +24,7 @@ COMMON = "apple bridge candle dancing evening friendly garden honest island".spl
 pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
 
 
-@pytest.fixture(params=["cosyvoice3", "fish_s2"])
+@pytest.fixture(params=["cosyvoice3", "fish_s2", "chatterbox"])
 def recipe(request, tmp_path, monkeypatch):
     """A folder with the family's recipe, cut down to a dozen sentences and a few steps."""
     monkeypatch.chdir(tmp_path)

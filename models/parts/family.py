@@ -6,7 +6,7 @@ Shapes: T is frames of codes, K is codebooks, all code arrays are int32 of shape
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,17 @@ from models.parts.errors import UserError
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenised utterance. `speaker_embedding` is float32 (E,); families without one leave it empty."""
+    """One tokenised utterance. `speaker_embedding` is float32 (E,); families without one leave it empty.
+
+    `prompt`: codes (P, K) of another utterance of the speaker, where the network reads one; `prepare` adds it.
+    """
 
     id: str
     text: str
     speaker: str
     codes: np.ndarray
     speaker_embedding: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    prompt: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int32))
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,16 @@ class Contract:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones."""
+    """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
+
+    `guidance`: weight of classifier-free guidance, for families that have it; 0: none.
+    """
 
     temperature: float = 0.8
     top_k: int = 25
     top_p: float = 0.9
     max_ratio: float = 2.5
+    guidance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class Family(ABC):
     """One model family. `name` is its package; `card` the facts in card.yaml."""
 
     name: str
+    references = 0  # utterances that a voice brings along as `prompts`
 
     def __init__(self) -> None:
         path = Path(__file__).parents[1] / self.name / "card.yaml"
@@ -147,6 +156,10 @@ class Family(ABC):
     def read(self, folder: Path) -> list[Example]:
         """What `write` wrote, exactly and in order. UserError for a file that is missing, cut or of another shape."""
 
+    def prepare(self, examples: Sequence[Example], weights: Path) -> list[Example]:
+        """Utterances as `write` stores them, where that is more than they hold: ids of the base's tokenizer, prompts."""
+        return list(examples)
+
     # --- network --------------------------------------------------------------------------------------------------
     @abstractmethod
     def network(self, weights: Path) -> torch.nn.Module:
@@ -156,9 +169,16 @@ class Family(ABC):
     def create(self, config: dict[str, Any], seed: int) -> torch.nn.Module:
         """A network with seeded random weights and a character tokenizer, for training a tiny base from nothing."""
 
+    def base_examples(self, examples: Sequence[Example], points: Callable[[str], np.ndarray]) -> list[Example]:
+        """What a base is trained on from nothing, where that is more than text and codes.
+
+        `points(id)`: what the tokeniser quantises of an utterance, float32 (T, D), for a network that hears a prompt.
+        """
+        return list(examples)
+
     @abstractmethod
     def save(self, network: torch.nn.Module, folder: Path) -> None:
-        """Write what `network` reads: config.json, tokenizer.json, model.safetensors in half precision."""
+        """Write what `network` reads: config.json, tokenizer.json and the weights in half precision."""
 
     @abstractmethod
     def adapt(self, network: torch.nn.Module, settings: AdaptSettings) -> torch.nn.Module:

@@ -115,6 +115,11 @@ class CodecFit:
         flow.eval()
         return curve
 
+    def points(self, source: Source, clip_id: str) -> np.ndarray:
+        """What is quantised of a clip: float32 (T, D)."""
+        points: np.ndarray = self.network.quantiser.points(torch.from_numpy(self._features(source, clip_id))).numpy()
+        return points
+
     def _features(self, source: Source, clip_id: str) -> np.ndarray:
         features = source.features(clip_id)
         return at_token_rate(features, self.rate, max(1, -(-int(len(features) * self.rate) // whisper.FRAME_RATE)))

@@ -119,6 +119,7 @@ class SamplingParams(Block):
     top_k: Count
     top_p: Annotated[Number, Field(gt=0, le=1)]
     max_ratio: Positive  # cap on the length: frames at most so many times the expected ones
+    guidance: NotNegative = 0.0  # weight of classifier-free guidance, for families that have it
 
 
 class FamilyParams(Block):
