@@ -66,12 +66,17 @@ class Contract:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones."""
+    """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
+
+    `guidance` and `euler_steps` count where a flow-matching head writes a part of each frame.
+    """
 
     temperature: float = 0.8
     top_k: int = 25
     top_p: float = 0.9
     max_ratio: float = 2.5
+    guidance: float = 1.2   # classifier-free guidance; 1: the condition alone
+    euler_steps: int = 8
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,12 @@ _UNUSED: dict[str, Any] = {
 
 
 class SamplingParams(Block):
-    temperature: Positive
+    temperature: NotNegative  # 0: always the likeliest
     top_k: Count
     top_p: Annotated[Number, Field(gt=0, le=1)]
     max_ratio: Positive  # cap on the length: frames at most so many times the expected ones
+    guidance: NotNegative = 1.2  # these two: families with a flow-matching head (classifier-free guidance) ...
+    euler_steps: Count = 8  # ... (steps from noise to data)
 
 
 class FamilyParams(Block):
