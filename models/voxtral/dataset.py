@@ -53,7 +53,8 @@ def read(folder: Path) -> list[Example]:
     if lines.pop():
         raise UserError(f"{path}: row {len(lines) + 1} is cut; {AGAIN}")
     rows = [_row(line, f"{path}: row {number}") for number, line in enumerate(lines, 1)]
-    codes = _codes(folder / CODES) if rows else np.zeros((1, 0), np.int32)
+    # A set without utterances has no array; an array without rows has lost them.
+    codes = _codes(folder / CODES) if rows or (folder / CODES).exists() else np.zeros((1, 0), np.int32)
     examples, start = [], 0
     for number, row in enumerate(rows, 1):
         end = start + row["frames"]

@@ -1,0 +1,618 @@
+"""Voxtral: training scores what generation decides, the flow head sees the same in both, and upstream's traps are absent."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import models.voxtral
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Contract, Sampling, Voice
+from models.parts.scalars import ScalarQuantiser, to_codes, to_values
+from models.voxtral import Voxtral, decisions
+from models.voxtral.config import RELEASED
+from models.voxtral.network import VoxtralNetwork
+from models.voxtral.tekken import load_tekken
+from stages.common import selfcheck
+from tests import voxtral_toy as toy
+
+NOBODY = Voice("nobody", np.zeros(0, np.float32))
+TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
+SEEDS, LIMITS = [0, 20, 40], [40, 25, 5]
+FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+GREEDY = Sampling(temperature=0.0)
+LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+HEAD = replace(LORA, targets=("wq", "wk", "wv", "wo", "w1", "w2", "w3"))
+SFT = AdaptSettings("sft")
+CONTRACT = Contract("toy", "", 24000, 12.5, 37, (toy.SEMANTIC, *[toy.LEVELS] * toy.VALUES))
+
+
+@pytest.fixture(scope="module")
+def family() -> Voxtral:
+    return Voxtral()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return toy.folder(tmp_path_factory.mktemp("voxtral"))
+
+
+def train_a_little(family: Voxtral, network: torch.nn.Module, how: AdaptSettings) -> torch.nn.Module:
+    """A few steps at a rate that moves every trained weight."""
+    network = family.adapt(network, how).train()
+    batch = family.batch(network, toy.examples())
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        family.loss(network, batch).total.backward()
+        optimizer.step()
+    return network.eval()
+
+
+def loss(family: Voxtral, network: torch.nn.Module, rows=None) -> float:
+    with torch.no_grad():
+        return float(family.loss(network, family.batch(network, rows or toy.examples())).total)
+
+
+# --- one alignment rule -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [FREE, Sampling(), GREEDY])
+def test_training_scores_the_decisions_that_generation_makes(family, folder, sampling):
+    """Semantic codes and the end, one by one; generated in a batch of unequal prompts and lengths."""
+    network = family.network(folder)
+    takes = family.generate(network, TEXTS, NOBODY, sampling, SEEDS, LIMITS)
+    if sampling is FREE:
+        assert {take.finish for take in takes} == {"stop", "length"}  # both ends are covered
+    for text, take in zip(TEXTS, takes, strict=True):
+        assert len(take.logprobs) == len(take.codes) + (take.finish == "stop")
+        np.testing.assert_allclose(family.decision_logprobs(network, text, NOBODY, take), take.logprobs, atol=1e-4)
+
+
+def conditions(network: VoxtralNetwork, run) -> torch.Tensor:
+    """Every hidden state that the flow head is given while `run` runs: a call's rows after those of the one before."""
+    seen: list[torch.Tensor] = []
+    hook = network.acoustic_transformer.llm_projection.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    run()
+    hook.remove()
+    return torch.cat(seen).detach()
+
+
+def test_the_flow_head_has_the_same_conditions_in_training_and_generation(family, folder):
+    network = family.network(folder)
+    (take,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [0], [40])
+    steps = FREE.euler_steps
+    made = conditions(network, lambda: family.generate(network, TEXTS[:1], NOBODY, FREE, [0], [40]))
+    by_frame = made.view(-1, steps, 2, toy.CONFIG.dim)  # of each step: with the condition, and without
+    assert (by_frame[:, :, 1] == 0).all()
+    row = replace(toy.examples(1)[0], text=TEXTS[0], codes=take.codes)
+    trained = conditions(network, lambda: family.loss(network, family.batch(network, [row])))
+    assert len(trained) == len(take.codes) > 3
+    for step in range(steps):
+        torch.testing.assert_close(by_frame[: len(trained), step, 0], trained, atol=1e-5, rtol=0)
+
+
+def test_generation_follows_the_velocity_that_training_fits(family, folder):
+    """From training's hidden states and the seed's noise, Euler's method by hand ends at the codes of the take."""
+    network = family.network(folder)
+    sampling = replace(FREE, guidance=1.7, euler_steps=3)
+    (take,) = family.generate(network, TEXTS[:1], NOBODY, sampling, [0], [40])
+    row = replace(toy.examples(1)[0], text=TEXTS[0], codes=take.codes)
+    with torch.no_grad():
+        _, _, hidden, values = decisions(network, family.batch(network, [row]))
+        source, frames = torch.Generator().manual_seed(0), []
+        for state in hidden:
+            torch.rand(1, generator=source)  # the semantic choice
+            x = torch.randn(1, toy.VALUES, generator=source)
+            for step in range(3):
+                time = torch.tensor([step / 3])
+                guided = network.acoustic_transformer.velocity(x, time, state[None])
+                free = network.acoustic_transformer.velocity(x, time, torch.zeros(1, toy.CONFIG.dim))
+                x = x + (free + 1.7 * (guided - free)) / 3
+            frames.append(((x.clamp(-1, 1) + 1) * 10).round())
+    np.testing.assert_array_equal(torch.cat(frames).numpy(), take.codes[:, 1:])
+    torch.testing.assert_close(values, torch.from_numpy(take.codes[:, 1:]) / 10 - 1)
+
+
+def test_the_loss_is_the_mean_of_those_decisions_and_of_the_velocitys_error(family, folder):
+    network = family.network(folder)
+    (take,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [0], [40])
+    row = replace(toy.examples(1)[0], text=TEXTS[0], codes=take.codes)
+    batch = family.batch(network, [row])
+    result = family.loss(network, batch)
+    assert result.parts["semantic"] == pytest.approx(-take.logprobs.mean(), abs=1e-5)
+    assert result.labels == len(take.logprobs)
+    assert result.total.item() == pytest.approx(result.parts["semantic"] + result.parts["acoustic"], abs=1e-5)
+    with torch.no_grad():
+        _, _, hidden, data = decisions(network, batch)
+        source = torch.Generator().manual_seed(int(batch["seeds"][0]))
+        noise, time = torch.randn(data.shape, generator=source), torch.rand(len(data), generator=source)
+        between = (1 - time)[:, None] * noise + time[:, None] * data
+        error = network.acoustic_transformer.velocity(between, time, hidden) - (data - noise)
+    assert result.parts["acoustic"] == pytest.approx(float(error.square().mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("key", ["labels", "tokens", "codes"])
+def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
+    network, honest = family.network(folder), models.voxtral._pad
+
+    def shifted(*arguments):
+        batch = honest(*arguments)
+        batch[key] = torch.roll(batch[key], -1, 1)
+        return batch
+
+    selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
+    monkeypatch.setattr(models.voxtral, "_pad", shifted)
+    with pytest.raises(UserError, match="misaligned"):
+        selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
+
+
+def test_a_take_that_stops_at_once_is_scored_too(family, folder):
+    network = family.network(folder)
+    prompt = torch.tensor([network.prompt(TEXTS[0])])
+    with torch.no_grad():  # a head that wants nothing but the end
+        hidden = network.trunk(inputs_embeds=network.trunk.embed_tokens(prompt)).last_hidden_state[0, -1]
+        network.acoustic_transformer.semantic_codebook_output.weight[1] = 100 * hidden
+    (take,) = family.generate(network, TEXTS[:1], NOBODY, Sampling(), [1], [9])
+    assert take.codes.shape == (0, 37) and take.finish == "stop"
+    np.testing.assert_allclose(family.decision_logprobs(network, TEXTS[0], NOBODY, take), take.logprobs, atol=1e-4)
+
+
+def test_what_is_learnt_by_heart_is_said(family):
+    """One utterance, trained to the end, comes out of greedy generation: every code, and the values from noise."""
+    torch.manual_seed(3)
+    network = VoxtralNetwork.new(replace(toy.CONFIG, n_acoustic_codebook=4), toy.network().prompt.tokenizer, 3).train()
+    row = toy.examples(1)[0]
+    row = replace(row, codes=row.codes[:, :5])
+    batch = family.batch(network, [row] * 16)  # each with noise of its own
+    optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        family.loss(network, batch).total.backward()
+        optimizer.step()
+    (take,) = family.generate(network, [row.text], NOBODY, GREEDY, [9], [10])
+    assert take.finish == "stop"
+    np.testing.assert_array_equal(take.codes[:, 0], row.codes[:, 0])
+    assert np.abs(take.codes[:, 1:] - row.codes[:, 1:]).mean() < 1  # of 20; noise alone is 7 off
+
+
+# --- a batch is only a batch --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [FREE, GREEDY])
+def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder, sampling):
+    network = family.network(folder)
+    together = family.generate(network, TEXTS, NOBODY, sampling, SEEDS, LIMITS)
+    for text, seed, limit, take in zip(TEXTS, SEEDS, LIMITS, together, strict=True):
+        (alone,) = family.generate(network, [text], NOBODY, sampling, [seed], [limit])
+        np.testing.assert_array_equal(alone.codes, take.codes)
+        assert alone.finish == take.finish
+    (other,) = family.generate(network, TEXTS[:1], NOBODY, sampling, [2], [40])
+    assert not np.array_equal(other.codes[:3], together[0].codes[:3])
+
+
+def test_padding_changes_no_decision_and_no_noise(family, folder):
+    network, rows = family.network(folder), toy.examples()
+    together = decisions(network, family.batch(network, rows))
+    alone = [decisions(network, family.batch(network, [row])) for row in rows]
+    for batched, single in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(batched, torch.cat(single), atol=1e-5, rtol=0)
+    acoustic = [family.loss(network, family.batch(network, [row])).parts["acoustic"] for row in rows]
+    mean = np.average(acoustic, weights=[len(row.codes) for row in rows])
+    assert family.loss(network, family.batch(network, rows)).parts["acoustic"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_validation_loss_is_always_the_same_and_the_training_loss_is_not(family, folder):
+    network = family.network(folder)
+    assert len({loss(family, network) for _ in range(3)}) == 1
+    network.train()
+    assert len({loss(family, network) for _ in range(3)}) == 3
+
+
+def test_some_frames_train_the_flow_head_without_a_condition(family, folder):
+    network = family.network(folder).train()
+    torch.manual_seed(1)
+    rows = [replace(row, codes=np.tile(row.codes, (20, 1))) for row in toy.examples(1)]
+    given = conditions(network, lambda: family.loss(network, family.batch(network, rows * 10)))
+    assert float((given == 0).all(1).float().mean()) == pytest.approx(0.1, abs=0.04)
+
+
+def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
+    network = family.network(folder).train()
+    (take,) = family.generate(network, TEXTS[:1], NOBODY, Sampling(3.0, 0, 1.0), [1], [30])
+    assert network.training
+    assert take.codes.dtype == np.int32 and take.codes.min() >= 0
+    assert take.codes[:, 0].max() < toy.SEMANTIC and take.codes[:, 1:].max() < toy.LEVELS
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [LORA, HEAD, SFT])
+def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, how):
+    network = family.network(folder)
+    wrapped = selfcheck.same_after_wrapping(family, network, how, family.batch(network, toy.examples()))
+    assert any(p.requires_grad for p in wrapped.parameters())
+
+
+@pytest.mark.parametrize("how", [LORA, HEAD, SFT])
+def test_merged_weights_equal_base_and_adapter(family, folder, how):
+    adapted = train_a_little(family, family.network(folder), how)
+    state = family.adapter_state(adapted, how)
+    base, tuned = loss(family, family.network(folder)), loss(family, adapted)
+    assert abs(base - tuned) > 1e-2
+    assert loss(family, family.merged(folder, state, how, 1.0)) == pytest.approx(tuned, abs=1e-5)
+    assert loss(family, family.merged(folder, state, how, 0.0)) == pytest.approx(base, abs=1e-6)
+    half = family.merged(folder, state, how, 0.5).state_dict()
+    plain, full = family.network(folder).state_dict(), family.merged(folder, state, how, 1.0).state_dict()
+    assert half.keys() == plain.keys()
+    for key in plain:
+        torch.testing.assert_close(half[key], (plain[key] + full[key]) / 2)
+
+
+@pytest.mark.parametrize("how", [LORA, SFT])
+def test_text_embeddings_stay_frozen(family, folder, how):
+    trained = train_a_little(family, family.network(folder), how)
+    before = family.network(folder).trunk.embed_tokens.weight
+    torch.testing.assert_close(trained.trunk.embed_tokens.weight, before, rtol=0, atol=0)
+
+
+def test_lora_reaches_every_target_of_the_trunk_and_nothing_else(family, folder):
+    names = {key.rsplit(".", 2)[0] for key in family.adapter_state(family.adapt(family.network(folder), LORA), LORA)}
+    blocks = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
+    assert names == {f"trunk.layers.{n}.{block}.{part}" for n in (0, 1) for block, parts in blocks.items() for part in parts}
+
+
+# --- guards -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (np.zeros((0, 37), np.int32), "utterance utt-0: no frames"),
+        (np.zeros((3, 10), np.int32), "10 codebooks, but the network has 37"),
+        (np.full((3, 37), 21, np.int32), "outside its codebook"),
+        (np.eye(3, 37, dtype=np.int32) * 24, "outside its codebook"),
+        (np.full((3, 37), -1, np.int32), "outside its codebook"),
+        (np.zeros((600, 37), np.int32), "room for 512"),
+    ],
+)
+def test_codes_that_do_not_fit_the_network_are_refused(family, folder, codes, message):
+    with pytest.raises(UserError, match=message):
+        family.batch(family.network(folder), [replace(toy.examples(1)[0], codes=codes)])
+
+
+@pytest.mark.parametrize(("text", "message"), [("  ", "nothing to say"), ("a [BEGIN_AUDIO] b", "control token")])
+def test_a_text_that_would_break_the_template_is_refused(family, folder, text, message):
+    with pytest.raises(UserError, match=message):
+        family.generate(family.network(folder), [text], NOBODY, Sampling(), [1], [5])
+
+
+def test_a_text_without_room_for_speech_is_refused(family, folder):
+    with pytest.raises(UserError, match="leaves no room of 512"):
+        family.generate(family.network(folder), ["no " * 200], NOBODY, Sampling(), [1], [5])
+
+
+def test_a_batch_without_labels_stops_the_run(family, folder):
+    network = family.network(folder)
+    batch = family.batch(network, toy.examples())
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    with pytest.raises(UserError, match="no supervised token"):
+        selfcheck.usable(family.loss(network, batch), "batch 1")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(family, folder):
+    network = family.network(folder)
+    with torch.no_grad():
+        network.acoustic_transformer.norm.weight[0] = float("nan")
+    with pytest.raises(UserError, match="the loss is nan"):
+        selfcheck.usable(family.loss(network, family.batch(network, toy.examples())), "batch 1")
+
+
+def test_head_and_codec_must_fit(family, folder):
+    network = family.network(folder)
+    family.check_shapes(network, CONTRACT)
+    for vocabulary in [(25, *[21] * 36), (24, *[21] * 35), (24, *[9] * 36)]:
+        with pytest.raises(UserError, match="of two models"):
+            family.check_shapes(network, replace(CONTRACT, vocabulary=vocabulary))
+
+
+def test_embedding_rows_must_cover_the_tokenizer(family):
+    with pytest.raises(UserError, match="40 text embeddings, but the last token is 46"):
+        family.check_shapes(toy.network(vocab_size=40), CONTRACT)
+
+
+# --- released weights ---------------------------------------------------------------------------------------------
+
+
+def test_released_names_shapes_and_size():
+    with torch.device("meta"):
+        network = VoxtralNetwork(RELEASED)
+    state = network.released_state()
+    block = {
+        "attention.wq": (4096, 3072), "attention.wk": (1024, 3072), "attention.wv": (1024, 3072),
+        "attention.wo": (3072, 4096), "feed_forward.w1": (9216, 3072), "feed_forward.w2": (3072, 9216),
+        "feed_forward.w3": (9216, 3072), "attention_norm": (3072,), "ffn_norm": (3072,),
+    }
+    head = "acoustic_transformer"
+    wanted = {
+        "mm_audio_embeddings.tok_embeddings": (131072, 3072), "norm": (3072,), f"{head}.norm": (3072,),
+        "mm_audio_embeddings.audio_codebook_embeddings.embeddings": (9088, 3072),
+        f"{head}.input_projection": (3072, 36), f"{head}.time_projection": (3072, 3072),
+        f"{head}.llm_projection": (3072, 3072), f"{head}.semantic_codebook_output": (8320, 3072),
+        f"{head}.acoustic_codebook_output": (36, 3072),
+    }
+    layers = [f"layers.{n}" for n in range(26)] + [f"{head}.layers.{n}" for n in range(3)]
+    wanted |= {f"{layer}.{part}": shape for layer in layers for part, shape in block.items()}
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {f"{k}.weight": v for k, v in wanted.items()}
+    assert sum(p.numel() for p in network.trunk.parameters()) == pytest.approx(3429.0e6, rel=0.01)
+    assert sum(p.numel() for p in network.acoustic_transformer.parameters()) == pytest.approx(393.9e6, rel=0.01)
+
+
+def tekken(path: Path, words: tuple[bytes, ...] = ()) -> Path:
+    """A tekken.json of all bytes and, in order of rank, `words`."""
+    vocabulary = [bytes([byte]) for byte in range(256)] + list(words)
+    specials = ["<unk>", "<s>", "[AUDIO]", "[BEGIN_AUDIO]", "[REPEAT_AUDIO_TEXT]", "[NEXT_AUDIO_TEXT]"]
+    path.write_text(json.dumps({
+        "config": {"pattern": r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", "default_num_special_tokens": 10,
+                   "default_vocab_size": 10 + len(vocabulary)},
+        "vocab": [{"rank": rank, "token_bytes": base64.b64encode(word).decode()} for rank, word in enumerate(
+            [*vocabulary, b"beyond the embeddings"])],
+        "special_tokens": [{"rank": rank, "token_str": name} for rank, name in enumerate(specials)],
+    }))  # fmt: skip
+    return path
+
+
+def released_folder(folder: Path, changes: dict[str, torch.Tensor | None] | None = None) -> Path:
+    """A folder of the released form: params.json, tekken.json, bfloat16 and the codec's decoder in the same file."""
+    network = toy.network(vocab_size=300)
+    (folder / "params.json").write_text(json.dumps(network.config.as_params()))
+    tekken(folder / "tekken.json", (b"in", b" s", b" sa"))
+    state = {name: tensor.bfloat16().contiguous() for name, tensor in network.released_state().items()}
+    state["audio_tokenizer.output_proj.conv.bias"] = torch.zeros(3)
+    for name, tensor in (changes or {}).items():
+        if tensor is None:
+            del state[name]
+        else:
+            state[name] = tensor
+    save_file(state, folder / "consolidated.safetensors")
+    return folder
+
+
+def test_a_released_folder_loads_by_its_own_names(family, tmp_path):
+    network = family.network(released_folder(tmp_path))
+    original = toy.network(vocab_size=300).state_dict()
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, original[name].bfloat16().float(), rtol=0, atol=0)
+    assert network.prompt("ein") == [1, 3, 5, 10 + ord("e"), 10 + 256, 4, 3]
+    family.batch(network, toy.examples())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"norm.weight": None}, r"missing \['trunk.norm.weight'\]"), ({"epoch": torch.ones(1)}, r"unexpected \['epoch'\]"),
+     ({"layers.1.attention.wq.weight": torch.zeros(16, 32)}, r"q_proj.weight is \(16, 32\)")],
+)
+def test_weights_load_strictly(family, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        family.network(released_folder(tmp_path, changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda p: p.pop("dim"), "not Voxtral TTS's configuration"), (lambda p: p.update(use_biases=True), "biases"),
+     (lambda p: p["multimodal"]["audio_model_args"]["acoustic_transformer_args"].update(dim=16), "another width")],
+)
+def test_a_configuration_of_another_network_is_refused(family, tmp_path, change, message):
+    params = json.loads((released_folder(tmp_path) / "params.json").read_text())
+    change(params)
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    with pytest.raises(UserError, match=f"params.json: .*{message}"):
+        family.network(tmp_path)
+
+
+def test_the_saved_file_is_key_for_key_a_released_one(family, folder):
+    saved = load_file(folder / "model.safetensors")
+    assert {"layers.0.attention.wq.weight", "acoustic_transformer.layers.1.feed_forward.w3.weight"} <= saved.keys()
+    assert saved.keys() == toy.network().released_state().keys()
+    torch.testing.assert_close(load_file(folder / "model.safetensors"), {
+        name: tensor.half() for name, tensor in family.network(folder).released_state().items()
+    }, rtol=0, atol=0)
+
+
+def test_the_trunk_computes_mistrals_own_formulas_from_released_weights(family, folder):
+    """By hand, from the file: RoPE on neighbouring rows, grouped heads, SwiGLU. A wrong row order would show here."""
+    network = family.network(folder)
+    config, batch = network.config, family.batch(network, toy.examples(1))
+    weights = {name: tensor.double().numpy() for name, tensor in load_file(folder / "model.safetensors").items()}
+    table, sizes = weights["mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"], config.codebook_rows
+    first = np.cumsum([0, *sizes[:-1]])
+    x = np.stack([
+        weights["mm_audio_embeddings.tok_embeddings.weight"][token] if frame[0] < 0 else table[frame + 2 + first].sum(0)
+        for token, frame in zip(batch["tokens"][0].tolist(), batch["codes"][0].numpy(), strict=True)
+    ])
+    half = config.head_dim // 2
+    angles = np.outer(np.arange(len(x)), config.rope_theta ** (-np.arange(half) / half))
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * weights[f"{name}.weight"]
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        pairs = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
+        return np.stack([pairs.real, pairs.imag], -1).reshape(x.shape)
+
+    for layer in (f"layers.{n}" for n in range(config.n_layers)):
+        inner = norm(x, f"{layer}.attention_norm")
+        heads = {part: np.split(inner @ weights[f"{layer}.attention.w{part}.weight"].T, count, axis=1)
+                 for part, count in (("q", config.n_heads), ("k", config.n_kv_heads), ("v", config.n_kv_heads))}
+        outputs = []
+        for head, query in enumerate(heads["q"]):
+            group = head // (config.n_heads // config.n_kv_heads)
+            scores = np.exp(turned(query) @ turned(heads["k"][group]).T / np.sqrt(config.head_dim)) * np.tri(len(x))
+            outputs.append(scores / scores.sum(1, keepdims=True) @ heads["v"][group])
+        x = x + np.concatenate(outputs, 1) @ weights[f"{layer}.attention.wo.weight"].T
+        inner = norm(x, f"{layer}.ffn_norm")
+        gate, up, down = (weights[f"{layer}.feed_forward.w{number}.weight"].T for number in (1, 3, 2))
+        x = x + ((inner @ gate) / (1 + np.exp(-inner @ gate)) * (inner @ up)) @ down
+    with torch.no_grad():
+        hidden = network.trunk(inputs_embeds=network.embed(batch["tokens"], batch["codes"])).last_hidden_state[0]
+    np.testing.assert_allclose(hidden.numpy(), norm(x, "norm"), atol=1e-4)
+
+
+def test_the_flow_head_computes_upstreams_formulas(family, folder):
+    """By hand: noise, time and hidden state as three tokens without positions; the first one gives the velocity."""
+    network = family.network(folder)
+    head, dim = network.acoustic_transformer, toy.CONFIG.dim
+    weights = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
+    random = np.random.default_rng(1)
+    values, state, time = random.normal(size=toy.VALUES), random.normal(size=dim), 0.375
+    angle = time * 10000.0 ** (-np.arange(dim // 2) / (dim // 2))
+    x = np.stack([
+        weights["input_projection.weight"] @ values,
+        weights["time_projection.weight"] @ np.concatenate([np.cos(angle), np.sin(angle)]),
+        weights["llm_projection.weight"] @ state,
+    ])
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * weights[f"{name}.weight"]
+
+    for layer in ("layers.0", "layers.1"):
+        inner = norm(x, f"{layer}.attention_norm")
+        q, k, v = (np.split(inner @ weights[f"{layer}.attention.w{p}.weight"].T, n, axis=1) for p, n in (("q", 4), ("k", 2), ("v", 2)))
+        scores = [np.exp(q[h] @ k[h // 2].T / np.sqrt(8)) for h in range(4)]
+        mixed = np.concatenate([s / s.sum(1, keepdims=True) @ v[h // 2] for h, s in enumerate(scores)], 1)
+        x = x + mixed @ weights[f"{layer}.attention.wo.weight"].T
+        inner = norm(x, f"{layer}.ffn_norm")
+        gate, up, down = (weights[f"{layer}.feed_forward.w{number}.weight"].T for number in (1, 3, 2))
+        x = x + ((inner @ gate) / (1 + np.exp(-inner @ gate)) * (inner @ up)) @ down
+    expected = weights["acoustic_codebook_output.weight"] @ norm(x[0], "norm")
+    with torch.no_grad():
+        given = (torch.from_numpy(values), torch.tensor(time), torch.from_numpy(state))
+        velocity = head.velocity(*(tensor[None].float() for tensor in given))[0]
+    np.testing.assert_allclose(velocity.numpy(), expected, atol=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(max_size=20), st.lists(st.binary(min_size=2, max_size=2), max_size=6, unique=True))
+def test_tekken_merges_by_rank(tmp_path_factory, text, pairs):
+    """Against the rule itself: of all neighbours, the pair whose union has the lowest rank is merged first."""
+    words = [*(p for word in {"the", "them", " an", "éa"} for p in prefixes(word.encode())), *pairs]
+    words = [word for word in dict.fromkeys(words) if len(word) > 1]
+    tokenizer = load_tekken(tekken(tmp_path_factory.mktemp("tekken") / "tekken.json", tuple(words)))
+    ranks = {word: 256 + rank for rank, word in enumerate(words)}
+    expected = []
+    for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text + " them anthem éa"):
+        letters = {letter: byte for byte, letter in models.voxtral.tekken.bytes_to_unicode().items()}
+        parts = [bytes([letters[letter]]) for letter in piece]
+        while candidates := [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in ranks]:
+            at = min(candidates)[1]
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        expected += [10 + (ranks[part] if len(part) > 1 else part[0]) for part in parts]
+    assert tokenizer.encode(text + " them anthem éa", add_special_tokens=False).ids == expected
+
+
+def prefixes(word: bytes) -> list[bytes]:
+    return [word[:end] for end in range(2, len(word) + 1)]
+
+
+def test_a_file_that_is_no_tokenizer_is_named(family, tmp_path):
+    released_folder(tmp_path)
+    (tmp_path / "tekken.json").write_text("{}")
+    with pytest.raises(UserError, match="tekken.json: not a tekken tokenizer"):
+        family.network(tmp_path)
+
+
+# --- upstream's traps, by name (facts/upstream_b.md 0 and 3) --------------------------------------------------------
+
+
+def test_defect_the_encoder_was_never_released(family, tmp_path):
+    """Upstream's server crashed on the first reference; here the stage stops and says why."""
+    with pytest.raises(UserError, match="encoder .* is not in it and was never released.*use profile tiny"):
+        family.codec(released_folder(tmp_path))
+
+
+def test_defect_an_encoder_that_is_there_is_not_denied(family, tmp_path):
+    encoder = {"audio_tokenizer.encoder_blocks.0.conv.weight": torch.zeros(1)}
+    with pytest.raises(UserError, match="holds an encoder of the codec"):
+        family.codec(released_folder(tmp_path, encoder))
+
+
+def test_defect_fused_lora_names_are_refused(family, folder):
+    """With vLLM's names PEFT alone adapts o_proj and down_proj and says nothing of the other two."""
+    with pytest.raises(UserError, match="no linear layer is called gate_up_proj, qkv_proj; there are .*q_proj"):
+        family.adapt(family.network(folder), replace(LORA, targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")))
+
+
+@pytest.mark.parametrize("steps", [7, 8])
+def test_defect_the_number_of_euler_steps_is_what_the_setting_says(family, folder, steps):
+    """Upstream's default made 8 points in time, which are 7 steps."""
+    network, times = family.network(folder), []
+    head = network.acoustic_transformer
+    hook = head.time_projection.register_forward_hook(lambda _, given, __: times.append(float(given[0][0, 0].acos())))
+    head.values(torch.zeros(1, toy.CONFIG.dim), torch.zeros(1, toy.VALUES), 1.2, steps)
+    hook.remove()
+    assert times == pytest.approx([step / steps for step in range(steps)], abs=1e-4)
+
+
+def test_defect_codes_without_their_offset_are_refused(family, tmp_path):
+    """In upstream's numbering 0 and 1 are no codes; without the offset both fit the same tables."""
+    family.write(toy.examples(), tmp_path)
+    codes = np.load(tmp_path / "codes.npy")
+    np.save(tmp_path / "codes.npy", np.maximum(codes - 2, 0))
+    with pytest.raises(UserError, match="does not end where its row says"):
+        family.read(tmp_path)
+
+
+def test_defect_the_trunk_has_no_sliding_window_and_no_yarn():
+    with torch.device("meta"):
+        config = VoxtralNetwork(RELEASED).trunk.config
+    assert config.sliding_window is None
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 1e6}
+
+
+def test_defect_the_padding_of_the_head_is_never_chosen(family, folder):
+    """Neither the empty code nor the rows up to 128, however much the head wants them."""
+    network = family.network(folder)
+    with torch.no_grad():
+        weight = network.acoustic_transformer.semantic_codebook_output.weight
+        weight[[0, *range(2 + toy.SEMANTIC, len(weight))]] *= 100
+    (take,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [1], [20])
+    assert len(take.codes) and take.codes[:, 0].max() < toy.SEMANTIC
+    np.testing.assert_allclose(family.decision_logprobs(network, TEXTS[0], NOBODY, take), take.logprobs, atol=1e-4)
+
+
+# --- scalar quantisation --------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=9), st.integers(2, 33))
+def test_a_value_is_at_most_half_a_level_off(values, levels):
+    given_values = torch.tensor(values)
+    codes = to_codes(given_values, levels)
+    assert codes.min() >= 0 and codes.max() < levels
+    torch.testing.assert_close(to_codes(to_values(codes, levels), levels), codes)
+    assert (to_values(codes, levels) - given_values.clamp(-1, 1)).abs().max() <= 1 / (levels - 1) + 1e-6
+
+
+def test_scalars_say_what_the_semantic_entry_does_not():
+    generator = torch.Generator().manual_seed(1)
+    semantic = torch.randint(4, (900,), generator=generator)
+    hidden = torch.randn(900, 6, generator=generator)
+    patches = 5 * torch.randn(4, 20, generator=generator)[semantic] + hidden @ torch.randn(6, 20, generator=generator)
+    fine, coarse = ScalarQuantiser(4, 20, [21] * 6), ScalarQuantiser(4, 20, [3] * 6)
+    (share,), (less,) = fine.fit(patches, semantic, 0), coarse.fit(patches, semantic, 0)
+    assert share > 0.98 > less
+    codes = fine(patches, semantic)
+    assert codes.min() >= 0 and codes.max() <= 20 and codes.float().mean(0).sub(10).abs().max() < 1
+    # A linear layer on the values brings the patches back: the decoder's first layer is one.
+    inputs = torch.cat([to_values(codes, 21), torch.nn.functional.one_hot(semantic).float()], 1)
+    rest = patches - inputs @ torch.linalg.lstsq(inputs, patches).solution
+    assert rest.pow(2).sum() < 0.02 * (patches - patches.mean(0)).pow(2).sum()
