@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -22,9 +23,11 @@ from models.voxtral import Voxtral, decisions
 from models.voxtral.config import RELEASED
 from models.voxtral.network import VoxtralNetwork
 from models.voxtral.tekken import load_tekken
+from stages import resample, tokenise
 from stages.common import selfcheck
 from tests import voxtral_toy as toy
 
+ROOT = Path(__file__).parents[1]
 NOBODY = Voice("nobody", np.zeros(0, np.float32))
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 SEEDS, LIMITS = [0, 20, 40], [40, 25, 5]
@@ -550,6 +553,19 @@ def test_defect_fused_lora_names_are_refused(family, folder):
     """With vLLM's names PEFT alone adapts o_proj and down_proj and says nothing of the other two."""
     with pytest.raises(UserError, match="no linear layer is called gate_up_proj, qkv_proj; there are .*q_proj"):
         family.adapt(family.network(folder), replace(LORA, targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")))
+
+
+@pytest.mark.parametrize("stage", [resample, tokenise])
+def test_the_first_stage_that_needs_the_encoder_stops_with_that_reason(tmp_path, monkeypatch, stage):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"models": ["voxtral"], "profile": "full"}
+    monkeypatch.chdir(tmp_path)
+    weights = Path(params["voxtral"]["full"]["weights"])
+    weights.mkdir(parents=True)
+    released_folder(weights)
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(UserError, match="encoder .* never released"):
+        stage.main(["--model", "voxtral"])
+    assert not Path("data/voxtral").exists()
 
 
 @pytest.mark.parametrize("steps", [7, 8])

@@ -13,6 +13,11 @@ EMPTY, END, SPECIALS = 0, 1, 2  # the first rows of every codebook; a code is st
 PADDED_TO = 128                 # upstream rounds embedding rows and head width up to a multiple of this
 
 
+def padded(rows: int) -> int:
+    """`rows` and what upstream fills up with."""
+    return -(-rows // PADDED_TO) * PADDED_TO
+
+
 @dataclass(frozen=True)
 class FlowHeadConfig:
     """The flow-matching head ("acoustic_transformer_args"); its width is that of the language model."""
@@ -98,7 +103,3 @@ RELEASED = VoxtralConfig(
     semantic_codebook_size=8192, acoustic_codebook_size=21, n_acoustic_codebook=36,
     flow=FlowHeadConfig(n_layers=3, n_heads=32, n_kv_heads=8, head_dim=128, hidden_dim=9216),
 )
-
-
-def padded(rows: int) -> int:
-    return -(-rows // PADDED_TO) * PADDED_TO

@@ -97,7 +97,7 @@ class FlowHead(nn.Module):
             self.time_projection(torch.cat([angle.cos(), angle.sin()], -1)),
             self.llm_projection(hidden),
         ]
-        h = torch.stack(tokens, 1)
+        h = torch.stack(tokens, 1).to(self.norm.weight.dtype)  # what the blocks add to stays float32 under autocast
         for layer in self.layers:
             h = layer(h)
         out: torch.Tensor = self.acoustic_codebook_output(self.norm(h[:, 0])).float()
@@ -119,6 +119,8 @@ class FlowHead(nn.Module):
 class VoxtralNetwork(nn.Module):
     """`trunk` reads embeddings, `audio_embeddings` makes them of frames, `acoustic_transformer` writes the next frame."""
 
+    first_rows: torch.Tensor
+
     def __init__(self, config: VoxtralConfig, tokenizer: Tokenizer | None = None):
         super().__init__()
         self.config = config
@@ -134,8 +136,6 @@ class VoxtralNetwork(nn.Module):
         self.acoustic_transformer = FlowHead(config)
         first = torch.tensor([0, *config.codebook_rows[:-1]]).cumsum(0)
         self.register_buffer("first_rows", first, persistent=False)  # of each codebook
-
-    first_rows: torch.Tensor
 
     @property
     def prompt(self) -> Prompt:
