@@ -68,14 +68,15 @@ class Contract:
 class Sampling:
     """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
 
-    `guidance` and `euler_steps` count where a flow-matching head writes a part of each frame.
+    `guidance`: weight of classifier-free guidance, for families that have it; 0: none. `euler_steps`: from noise to data,
+    for families with a flow-matching head.
     """
 
     temperature: float = 0.8
     top_k: int = 25
     top_p: float = 0.9
     max_ratio: float = 2.5
-    guidance: float = 1.2   # classifier-free guidance; 1: the condition alone
+    guidance: float = 0.0
     euler_steps: int = 8
 
 
