@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 import models.voxtral
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Sampling, Voice
-from models.parts.scalars import ScalarQuantiser, to_codes, to_values
 from models.voxtral import Voxtral, decisions
 from models.voxtral.config import RELEASED
 from models.voxtral.network import VoxtralNetwork
-from models.voxtral.tekken import load_tekken
 from stages import resample, tokenise
 from stages.common import selfcheck
 from tests import voxtral_toy as toy
@@ -334,219 +327,19 @@ def test_embedding_rows_must_cover_the_tokenizer(family):
         family.check_shapes(toy.network(vocab_size=40), CONTRACT)
 
 
-# --- released weights ---------------------------------------------------------------------------------------------
-
-
-def test_released_names_shapes_and_size():
-    with torch.device("meta"):
-        network = VoxtralNetwork(RELEASED)
-    state = network.released_state()
-    block = {
-        "attention.wq": (4096, 3072), "attention.wk": (1024, 3072), "attention.wv": (1024, 3072),
-        "attention.wo": (3072, 4096), "feed_forward.w1": (9216, 3072), "feed_forward.w2": (3072, 9216),
-        "feed_forward.w3": (9216, 3072), "attention_norm": (3072,), "ffn_norm": (3072,),
-    }
-    head = "acoustic_transformer"
-    wanted = {
-        "mm_audio_embeddings.tok_embeddings": (131072, 3072), "norm": (3072,), f"{head}.norm": (3072,),
-        "mm_audio_embeddings.audio_codebook_embeddings.embeddings": (9088, 3072),
-        f"{head}.input_projection": (3072, 36), f"{head}.time_projection": (3072, 3072),
-        f"{head}.llm_projection": (3072, 3072), f"{head}.semantic_codebook_output": (8320, 3072),
-        f"{head}.acoustic_codebook_output": (36, 3072),
-    }
-    layers = [f"layers.{n}" for n in range(26)] + [f"{head}.layers.{n}" for n in range(3)]
-    wanted |= {f"{layer}.{part}": shape for layer in layers for part, shape in block.items()}
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {f"{k}.weight": v for k, v in wanted.items()}
-    assert sum(p.numel() for p in network.trunk.parameters()) == pytest.approx(3429.0e6, rel=0.01)
-    assert sum(p.numel() for p in network.acoustic_transformer.parameters()) == pytest.approx(393.9e6, rel=0.01)
-
-
-def tekken(path: Path, words: tuple[bytes, ...] = ()) -> Path:
-    """A tekken.json of all bytes and, in order of rank, `words`."""
-    vocabulary = [bytes([byte]) for byte in range(256)] + list(words)
-    specials = ["<unk>", "<s>", "[AUDIO]", "[BEGIN_AUDIO]", "[REPEAT_AUDIO_TEXT]", "[NEXT_AUDIO_TEXT]"]
-    path.write_text(json.dumps({
-        "config": {"pattern": r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", "default_num_special_tokens": 10,
-                   "default_vocab_size": 10 + len(vocabulary)},
-        "vocab": [{"rank": rank, "token_bytes": base64.b64encode(word).decode()} for rank, word in enumerate(
-            [*vocabulary, b"beyond the embeddings"])],
-        "special_tokens": [{"rank": rank, "token_str": name} for rank, name in enumerate(specials)],
-    }))  # fmt: skip
-    return path
-
-
-def released_folder(folder: Path, changes: dict[str, torch.Tensor | None] | None = None) -> Path:
-    """A folder of the released form: params.json, tekken.json, bfloat16 and the codec's decoder in the same file."""
-    network = toy.network(vocab_size=300)
-    (folder / "params.json").write_text(json.dumps(network.config.as_params()))
-    tekken(folder / "tekken.json", (b"in", b" s", b" sa"))
-    state = {name: tensor.bfloat16().contiguous() for name, tensor in network.released_state().items()}
-    state["audio_tokenizer.output_proj.conv.bias"] = torch.zeros(3)
-    for name, tensor in (changes or {}).items():
-        if tensor is None:
-            del state[name]
-        else:
-            state[name] = tensor
-    save_file(state, folder / "consolidated.safetensors")
-    return folder
-
-
-def test_a_released_folder_loads_by_its_own_names(family, tmp_path):
-    network = family.network(released_folder(tmp_path))
-    original = toy.network(vocab_size=300).state_dict()
-    for name, tensor in network.state_dict().items():
-        torch.testing.assert_close(tensor, original[name].bfloat16().float(), rtol=0, atol=0)
-    assert network.prompt("ein") == [1, 3, 5, 10 + ord("e"), 10 + 256, 4, 3]
-    family.batch(network, toy.examples())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"norm.weight": None}, r"missing \['trunk.norm.weight'\]"), ({"epoch": torch.ones(1)}, r"unexpected \['epoch'\]"),
-     ({"layers.1.attention.wq.weight": torch.zeros(16, 32)}, r"q_proj.weight is \(16, 32\)")],
-)
-def test_weights_load_strictly(family, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        family.network(released_folder(tmp_path, changes))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [(lambda p: p.pop("dim"), "not Voxtral TTS's configuration"), (lambda p: p.update(use_biases=True), "biases"),
-     (lambda p: p["multimodal"]["audio_model_args"]["acoustic_transformer_args"].update(dim=16), "another width")],
-)
-def test_a_configuration_of_another_network_is_refused(family, tmp_path, change, message):
-    params = json.loads((released_folder(tmp_path) / "params.json").read_text())
-    change(params)
-    (tmp_path / "params.json").write_text(json.dumps(params))
-    with pytest.raises(UserError, match=f"params.json: .*{message}"):
-        family.network(tmp_path)
-
-
-def test_the_saved_file_is_key_for_key_a_released_one(family, folder):
-    saved = load_file(folder / "model.safetensors")
-    assert {"layers.0.attention.wq.weight", "acoustic_transformer.layers.1.feed_forward.w3.weight"} <= saved.keys()
-    assert saved.keys() == toy.network().released_state().keys()
-    torch.testing.assert_close(load_file(folder / "model.safetensors"), {
-        name: tensor.half() for name, tensor in family.network(folder).released_state().items()
-    }, rtol=0, atol=0)
-
-
-def test_the_trunk_computes_mistrals_own_formulas_from_released_weights(family, folder):
-    """By hand, from the file: RoPE on neighbouring rows, grouped heads, SwiGLU. A wrong row order would show here."""
-    network = family.network(folder)
-    config, batch = network.config, family.batch(network, toy.examples(1))
-    weights = {name: tensor.double().numpy() for name, tensor in load_file(folder / "model.safetensors").items()}
-    table, sizes = weights["mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"], config.codebook_rows
-    first = np.cumsum([0, *sizes[:-1]])
-    x = np.stack([
-        weights["mm_audio_embeddings.tok_embeddings.weight"][token] if frame[0] < 0 else table[frame + 2 + first].sum(0)
-        for token, frame in zip(batch["tokens"][0].tolist(), batch["codes"][0].numpy(), strict=True)
-    ])
-    half = config.head_dim // 2
-    angles = np.outer(np.arange(len(x)), config.rope_theta ** (-np.arange(half) / half))
-
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * weights[f"{name}.weight"]
-
-    def turned(x: np.ndarray) -> np.ndarray:
-        pairs = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
-        return np.stack([pairs.real, pairs.imag], -1).reshape(x.shape)
-
-    for layer in (f"layers.{n}" for n in range(config.n_layers)):
-        inner = norm(x, f"{layer}.attention_norm")
-        heads = {part: np.split(inner @ weights[f"{layer}.attention.w{part}.weight"].T, count, axis=1)
-                 for part, count in (("q", config.n_heads), ("k", config.n_kv_heads), ("v", config.n_kv_heads))}
-        outputs = []
-        for head, query in enumerate(heads["q"]):
-            group = head // (config.n_heads // config.n_kv_heads)
-            scores = np.exp(turned(query) @ turned(heads["k"][group]).T / np.sqrt(config.head_dim)) * np.tri(len(x))
-            outputs.append(scores / scores.sum(1, keepdims=True) @ heads["v"][group])
-        x = x + np.concatenate(outputs, 1) @ weights[f"{layer}.attention.wo.weight"].T
-        inner = norm(x, f"{layer}.ffn_norm")
-        gate, up, down = (weights[f"{layer}.feed_forward.w{number}.weight"].T for number in (1, 3, 2))
-        x = x + ((inner @ gate) / (1 + np.exp(-inner @ gate)) * (inner @ up)) @ down
-    with torch.no_grad():
-        hidden = network.trunk(inputs_embeds=network.embed(batch["tokens"], batch["codes"])).last_hidden_state[0]
-    np.testing.assert_allclose(hidden.numpy(), norm(x, "norm"), atol=1e-4)
-
-
-def test_the_flow_head_computes_upstreams_formulas(family, folder):
-    """By hand: noise, time and hidden state as three tokens without positions; the first one gives the velocity."""
-    network = family.network(folder)
-    head, dim = network.acoustic_transformer, toy.CONFIG.dim
-    weights = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
-    random = np.random.default_rng(1)
-    values, state, time = random.normal(size=toy.VALUES), random.normal(size=dim), 0.375
-    angle = time * 10000.0 ** (-np.arange(dim // 2) / (dim // 2))
-    x = np.stack([
-        weights["input_projection.weight"] @ values,
-        weights["time_projection.weight"] @ np.concatenate([np.cos(angle), np.sin(angle)]),
-        weights["llm_projection.weight"] @ state,
-    ])
-
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * weights[f"{name}.weight"]
-
-    for layer in ("layers.0", "layers.1"):
-        inner = norm(x, f"{layer}.attention_norm")
-        q, k, v = (np.split(inner @ weights[f"{layer}.attention.w{p}.weight"].T, n, axis=1) for p, n in (("q", 4), ("k", 2), ("v", 2)))
-        scores = [np.exp(q[h] @ k[h // 2].T / np.sqrt(8)) for h in range(4)]
-        mixed = np.concatenate([s / s.sum(1, keepdims=True) @ v[h // 2] for h, s in enumerate(scores)], 1)
-        x = x + mixed @ weights[f"{layer}.attention.wo.weight"].T
-        inner = norm(x, f"{layer}.ffn_norm")
-        gate, up, down = (weights[f"{layer}.feed_forward.w{number}.weight"].T for number in (1, 3, 2))
-        x = x + ((inner @ gate) / (1 + np.exp(-inner @ gate)) * (inner @ up)) @ down
-    expected = weights["acoustic_codebook_output.weight"] @ norm(x[0], "norm")
-    with torch.no_grad():
-        given = (torch.from_numpy(values), torch.tensor(time), torch.from_numpy(state))
-        velocity = head.velocity(*(tensor[None].float() for tensor in given))[0]
-    np.testing.assert_allclose(velocity.numpy(), expected, atol=1e-3)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.text(max_size=20), st.lists(st.binary(min_size=2, max_size=2), max_size=6, unique=True))
-def test_tekken_merges_by_rank(tmp_path_factory, text, pairs):
-    """Against the rule itself: of all neighbours, the pair whose union has the lowest rank is merged first."""
-    words = [*(p for word in {"the", "them", " an", "éa"} for p in prefixes(word.encode())), *pairs]
-    words = [word for word in dict.fromkeys(words) if len(word) > 1]
-    tokenizer = load_tekken(tekken(tmp_path_factory.mktemp("tekken") / "tekken.json", tuple(words)))
-    ranks = {word: 256 + rank for rank, word in enumerate(words)}
-    expected = []
-    for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text + " them anthem éa"):
-        letters = {letter: byte for byte, letter in models.voxtral.tekken.bytes_to_unicode().items()}
-        parts = [bytes([letters[letter]]) for letter in piece]
-        while candidates := [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in ranks]:
-            at = min(candidates)[1]
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        expected += [10 + (ranks[part] if len(part) > 1 else part[0]) for part in parts]
-    assert tokenizer.encode(text + " them anthem éa", add_special_tokens=False).ids == expected
-
-
-def prefixes(word: bytes) -> list[bytes]:
-    return [word[:end] for end in range(2, len(word) + 1)]
-
-
-def test_a_file_that_is_no_tokenizer_is_named(family, tmp_path):
-    released_folder(tmp_path)
-    (tmp_path / "tekken.json").write_text("{}")
-    with pytest.raises(UserError, match="tekken.json: not a tekken tokenizer"):
-        family.network(tmp_path)
-
-
 # --- upstream's traps, by name (facts/upstream_b.md 0 and 3) --------------------------------------------------------
 
 
 def test_defect_the_encoder_was_never_released(family, tmp_path):
     """Upstream's server crashed on the first reference; here the stage stops and says why."""
     with pytest.raises(UserError, match="encoder .* is not in it and was never released.*use profile tiny"):
-        family.codec(released_folder(tmp_path))
+        family.codec(toy.released_folder(tmp_path))
 
 
 def test_defect_an_encoder_that_is_there_is_not_denied(family, tmp_path):
     encoder = {"audio_tokenizer.encoder_blocks.0.conv.weight": torch.zeros(1)}
     with pytest.raises(UserError, match="holds an encoder of the codec"):
-        family.codec(released_folder(tmp_path, encoder))
+        family.codec(toy.released_folder(tmp_path, encoder))
 
 
 def test_defect_fused_lora_names_are_refused(family, folder):
@@ -561,7 +354,7 @@ def test_the_first_stage_that_needs_the_encoder_stops_with_that_reason(tmp_path,
     monkeypatch.chdir(tmp_path)
     weights = Path(params["voxtral"]["full"]["weights"])
     weights.mkdir(parents=True)
-    released_folder(weights)
+    toy.released_folder(weights)
     Path("params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(UserError, match="encoder .* never released"):
         stage.main(["--model", "voxtral"])
@@ -604,31 +397,3 @@ def test_defect_the_padding_of_the_head_is_never_chosen(family, folder):
     (take,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [1], [20])
     assert len(take.codes) and take.codes[:, 0].max() < toy.SEMANTIC
     np.testing.assert_allclose(family.decision_logprobs(network, TEXTS[0], NOBODY, take), take.logprobs, atol=1e-4)
-
-
-# --- scalar quantisation --------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(-2, 2), min_size=1, max_size=9), st.integers(2, 33))
-def test_a_value_is_at_most_half_a_level_off(values, levels):
-    given_values = torch.tensor(values)
-    codes = to_codes(given_values, levels)
-    assert codes.min() >= 0 and codes.max() < levels
-    torch.testing.assert_close(to_codes(to_values(codes, levels), levels), codes)
-    assert (to_values(codes, levels) - given_values.clamp(-1, 1)).abs().max() <= 1 / (levels - 1) + 1e-6
-
-
-def test_scalars_say_what_the_semantic_entry_does_not():
-    generator = torch.Generator().manual_seed(1)
-    semantic = torch.randint(4, (900,), generator=generator)
-    hidden = torch.randn(900, 6, generator=generator)
-    patches = 5 * torch.randn(4, 20, generator=generator)[semantic] + hidden @ torch.randn(6, 20, generator=generator)
-    fine, coarse = ScalarQuantiser(4, 20, [21] * 6), ScalarQuantiser(4, 20, [3] * 6)
-    (share,), (less,) = fine.fit(patches, semantic, 0), coarse.fit(patches, semantic, 0)
-    assert share > 0.98 > less
-    codes = fine(patches, semantic)
-    assert codes.min() >= 0 and codes.max() <= 20 and codes.float().mean(0).sub(10).abs().max() < 1
-    # A linear layer on the values brings the patches back: the decoder's first layer is one.
-    inputs = torch.cat([to_values(codes, 21), torch.nn.functional.one_hot(semantic).float()], 1)
-    rest = patches - inputs @ torch.linalg.lstsq(inputs, patches).solution
-    assert rest.pow(2).sum() < 0.02 * (patches - patches.mean(0)).pow(2).sum()

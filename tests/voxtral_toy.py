@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
 from models.parts.family import Example
 from models.parts.text import character_tokenizer
@@ -46,3 +50,33 @@ def examples(count: int = 3, seed: int = 5) -> list[Example]:
         codes = np.concatenate([semantic, random.integers(0, LEVELS, (frames, VALUES), np.int32)], 1)
         made.append(Example(f"utt-{index}", "Press one to go home."[: 5 + 5 * index], "toy", codes))
     return made
+
+
+def tekken(path: Path, words: tuple[bytes, ...] = ()) -> Path:
+    """A tekken.json of all bytes and, in order of rank, `words`."""
+    vocabulary = [bytes([byte]) for byte in range(256)] + list(words)
+    specials = ["<unk>", "<s>", "[AUDIO]", "[BEGIN_AUDIO]", "[REPEAT_AUDIO_TEXT]", "[NEXT_AUDIO_TEXT]"]
+    path.write_text(json.dumps({
+        "config": {"pattern": r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", "default_num_special_tokens": 10,
+                   "default_vocab_size": 10 + len(vocabulary)},
+        "vocab": [{"rank": rank, "token_bytes": base64.b64encode(word).decode()} for rank, word in enumerate(
+            [*vocabulary, b"beyond the embeddings"])],
+        "special_tokens": [{"rank": rank, "token_str": name} for rank, name in enumerate(specials)],
+    }))  # fmt: skip
+    return path
+
+
+def released_folder(folder: Path, changes: dict[str, torch.Tensor | None] | None = None) -> Path:
+    """A folder of the released form: params.json, tekken.json, bfloat16 and the codec's decoder in the same file."""
+    made = network(vocab_size=300)
+    (folder / "params.json").write_text(json.dumps(made.config.as_params()))
+    tekken(folder / "tekken.json", (b"in", b" s", b" sa"))
+    state = {name: tensor.bfloat16().contiguous() for name, tensor in made.released_state().items()}
+    state["audio_tokenizer.output_proj.conv.bias"] = torch.zeros(3)
+    for name, tensor in (changes or {}).items():
+        if tensor is None:
+            del state[name]
+        else:
+            state[name] = tensor
+    save_file(state, folder / "consolidated.safetensors")
+    return folder
