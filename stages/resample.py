@@ -36,7 +36,9 @@ def main(argv: list[str]) -> None:
     name = parser.parse_args(argv).model
     weights = load_params().family(name).weights
     with StageMetrics("resample", name) as metrics:
-        rate = codec_rate(Path(f"models/{name}/card.yaml"), models.load(name).card, weights)
+        family = models.load(name)
+        family.codec(weights)  # weights without a usable codec end the run here, by the family's own words
+        rate = codec_rate(Path(f"models/{name}/card.yaml"), family.card, weights)
         metrics.set(**build(CORPUS, Path(f"data/{name}/resampled"), rate))
 
 

@@ -72,7 +72,8 @@ class Contract:
 class Sampling:
     """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
 
-    `guidance`: weight of classifier-free guidance, for families that have it; 0: none.
+    `guidance`: weight of classifier-free guidance, for families that have it; 0: none. `euler_steps`: from noise to data,
+    for families with a flow-matching head.
     """
 
     temperature: float = 0.8
@@ -80,6 +81,7 @@ class Sampling:
     top_p: float = 0.9
     max_ratio: float = 2.5
     guidance: float = 0.0
+    euler_steps: int = 8
 
 
 @dataclass(frozen=True)

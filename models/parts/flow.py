@@ -14,14 +14,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.parts import voiceprint
+from models.parts.scalars import to_values
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """`codebooks`: entries of each codebook. `patch`: mel frames a token. `speaker`: does a voiceprint say whose voice?"""
+    """`codebooks`: entries of each codebook. `patch`: mel frames a token. `speaker`: does a voiceprint say whose voice?
+
+    `scalars`: all codebooks but the first are levels of scalar values (models/parts/scalars.py), read by a linear layer.
+    """
 
     codebooks: tuple[int, ...]
     patch: int
+    scalars: bool = False
     bands: int = 80
     width: int = 128
     layers: int = 5
@@ -77,12 +82,16 @@ class Flow(nn.Module):
     """Codes (and a voiceprint) to log-mel."""
 
     average: torch.Tensor
+    levels: torch.Tensor
 
     def __init__(self, config: FlowConfig):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch * config.bands
-        self.embed = nn.ModuleList(nn.Embedding(size, width) for size in config.codebooks)
+        tables, levels = (config.codebooks[:1], config.codebooks[1:]) if config.scalars else (config.codebooks, ())
+        self.embed = nn.ModuleList(nn.Embedding(size, width) for size in tables)
+        self.values = nn.Linear(len(levels), width) if levels else None
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
         # Of the voiceprint only the pitch goes in: a layer on all of it fits the few voices of training and garbles a new
         # one (word error 0.81 instead of 0.17, measured). Timbre comes back with the speaker's own band statistics.
         self.pitch = nn.Linear(1, width) if config.speaker else None
@@ -97,6 +106,8 @@ class Flow(nn.Module):
     def forward(self, x: torch.Tensor, t: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """x (B, T, patch × bands) noisy, t (B,) in [0, 1], codes (B, T, K), prints (B, 192), mask (B, T) -> clean x."""
         h = self.noisy(x) + torch.stack([table(codes[..., k]) for k, table in enumerate(self.embed)]).sum(0)
+        if self.values is not None:
+            h = h + self.values(to_values(codes[..., 1:], self.levels))
         if self.pitch is not None:
             h = h + self.pitch(voiceprint.mean_pitch(prints))[:, None]
         half = self.config.width // 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from models.parts.each import each
 from models.parts.family import Codec, Contract, Voice
 from models.parts.flow import Flow, FlowConfig
 from models.parts.mel import Mel
+from models.parts.scalars import residual_directions
 from models.parts.semantic import SemanticQuantiser, at_token_rate, kmeans
 from models.parts.weights import load_into, read_config, sha256_of
 
@@ -49,14 +51,10 @@ class ResidualQuantiser(torch.nn.Module):
     def fit(self, patches: torch.Tensor, semantic: torch.Tensor, seed: int) -> list[float]:
         """Means, basis and stages from training frames; returns the share of variance explained after each stage."""
         generator = torch.Generator().manual_seed(seed)
-        overall = patches.mean(0)
-        sums = torch.zeros(len(self.means), patches.shape[1]).index_add_(0, semantic, patches)
-        counts = torch.bincount(semantic, minlength=len(self.means))[:, None]
-        means = (sums + 5 * overall) / (counts + 5)  # a rare entry leans on the average
-        rest = patches - means[semantic]
-        _, vectors = torch.linalg.eigh(rest.T @ rest / len(rest))
-        self.basis.copy_(vectors[:, -self.basis.shape[1] :].flip(1))
+        means, directions = residual_directions(patches, semantic, *self.means.shape)
+        self.basis.copy_(directions)
         self.means.copy_(means @ self.basis)
+        rest = patches - means[semantic]
         total = rest.pow(2).sum()
         lost = total - (rest @ self.basis).pow(2).sum()
         rest = rest @ self.basis
@@ -83,9 +81,11 @@ class ResidualNetwork(torch.nn.Module):
 class ResidualCodec(Codec):
     """Semantic and residual codebooks; frames of `config["frame"]` samples."""
 
+    network_type: type[torch.nn.Module] = ResidualNetwork
+
     def __init__(self, folder: Path):
         self.config = read_config(folder / "config.json")
-        self.network = ResidualNetwork(self.config).eval()
+        self.network: Any = self.network_type(self.config).eval()
         load_into(self.network, folder / "model.safetensors")
         self.mel = Mel(self.config["output_sample_rate"], **self.config["mel"])
         self.output_sample_rate = self.config["output_sample_rate"]

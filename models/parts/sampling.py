@@ -23,6 +23,11 @@ def uniforms(sources: Sequence[torch.Generator], count: int) -> torch.Tensor:
     return torch.stack([torch.rand(count, generator=source) for source in sources])
 
 
+def normals(sources: Sequence[torch.Generator], count: int) -> torch.Tensor:
+    """The next `count` numbers of a standard normal from every generator: float32 (B, count), on the CPU."""
+    return torch.stack([torch.randn(count, generator=source) for source in sources])
+
+
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """One token a row: logits (B, V) and uniform (B,) on the CPU to int64 (B,) beside the logits.
 

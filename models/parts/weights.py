@@ -36,8 +36,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:
-    """Load strictly: a missing or an unexpected key is named, never skipped."""
-    state = read_tensors(path)
+    """Load a file strictly: a missing or an unexpected key is named, never skipped."""
+    load_state(module, read_tensors(path), path)
+
+
+def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load tensors by the module's own names, as strictly; `path` is where they came from."""
     wanted = module.state_dict()
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
@@ -51,9 +55,14 @@ def load_into(module: torch.nn.Module, path: Path) -> None:
 
 def save_half(module: torch.nn.Module, path: Path) -> None:
     """The module's weights in half precision, for the tiny bases in git."""
+    save_half_state(module.state_dict(), path)
+
+
+def save_half_state(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Tensors in half precision, by the names that they have."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: t.half().contiguous() if t.is_floating_point() else t.contiguous() for name, t in module.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt"})
+    half = {name: t.half().contiguous() if t.is_floating_point() else t.contiguous() for name, t in state.items()}
+    save_file(half, path, metadata={"format": "pt"})
 
 
 def sha256_of(*files: Path) -> str:

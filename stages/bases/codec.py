@@ -18,6 +18,7 @@ from models.parts import voiceprint, whisper
 from models.parts.flow import Flow
 from models.parts.mel import Mel
 from models.parts.residual_codec import ResidualNetwork
+from models.parts.scalar_codec import ScalarNetwork
 from models.parts.semantic import at_token_rate
 from models.parts.semantic_codec import SemanticNetwork
 from stages.bases.loop import optimise
@@ -28,6 +29,9 @@ CROP = 80   # tokens of a training example of the decoder
 BATCH = 24
 VOICE_CLIPS = 20  # a voice's statistics are means over so many of its longest clips, as in the tokenise stage
 FEWEST = 5  # frames of a pair of phones that count
+NETWORKS: dict[str, Callable[[dict], torch.nn.Module]] = {
+    "semantic-flow": SemanticNetwork, "residual-flow": ResidualNetwork, "scalar-flow": ScalarNetwork,
+}  # fmt: skip
 
 
 @dataclass
@@ -57,11 +61,11 @@ class CodecFit:
 
     def __init__(self, config: dict[str, Any], recipe: dict[str, Any]):
         self.config, self.recipe, self.seed = config, recipe, recipe["seed"]
-        self.residual = len(config["codebooks"]) > 1
+        self.residual = config["kind"] != "semantic-flow"  # has codebooks for what the semantic one does not say
         self.mel = Mel(config["output_sample_rate"], **config["mel"])
         self.rate = config["sample_rate"] / config["frame"] if self.residual else config["token_rate"]
         torch.manual_seed(self.seed)
-        self.network: Any = ResidualNetwork(config) if self.residual else SemanticNetwork(config)
+        self.network: Any = NETWORKS[config["kind"]](config)
 
     def fit_quantisers(self, spoken: Source, phones: dict[str, list[Phone]], people: Sequence[Source]) -> list[float]:
         """Quantisers from frames; returns the shares of variance explained, stage by stage.

@@ -115,11 +115,12 @@ _UNUSED: dict[str, Any] = {
 
 
 class SamplingParams(Block):
-    temperature: Positive
+    temperature: NotNegative  # 0: always the likeliest
     top_k: Count
     top_p: Annotated[Number, Field(gt=0, le=1)]
     max_ratio: Positive  # cap on the length: frames at most so many times the expected ones
     guidance: NotNegative = 0.0  # weight of classifier-free guidance, for families that have it
+    euler_steps: Count = 8  # from noise to data, for families with a flow-matching head
 
 
 class FamilyParams(Block):

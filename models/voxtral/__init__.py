@@ -1,0 +1,226 @@
+"""Voxtral 4B TTS: Mistral writes a semantic code a frame, a flow-matching head its 36 acoustic values (paradigm A)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.parts import peft_lora
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.sampling import generators
+from models.parts.scalars import to_values
+from models.parts.text import character_tokenizer
+from models.voxtral import dataset, generation
+from models.voxtral.config import FlowHeadConfig, VoxtralConfig
+from models.voxtral.network import VoxtralNetwork
+from models.voxtral.prompt import CONTROL
+
+IGNORED = -100
+WITHOUT_CONDITION = 0.1  # share of the frames that train the flow head without the hidden state (arXiv 2603.25551)
+
+
+class Voxtral(Family):
+    name = "voxtral"
+
+    # --- data -----------------------------------------------------------------------------------------------------
+    def codec(self, weights: Path) -> Codec:
+        from models.voxtral.codec import load_codec
+
+        return load_codec(weights)
+
+    def write(self, examples: Sequence[Example], folder: Path) -> None:
+        dataset.write(examples, folder)
+
+    def read(self, folder: Path) -> list[Example]:
+        return dataset.read(folder)
+
+    # --- network --------------------------------------------------------------------------------------------------
+    def network(self, weights: Path) -> VoxtralNetwork:
+        return VoxtralNetwork.load(weights)
+
+    def create(self, config: dict[str, Any], seed: int) -> VoxtralNetwork:
+        tokenizer = character_tokenizer(list(CONTROL))
+        sizes = config | {"flow": FlowHeadConfig(**config["flow"]), "vocab_size": tokenizer.get_vocab_size()}
+        return VoxtralNetwork.new(VoxtralConfig(**sizes), tokenizer, seed)
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        assert isinstance(network, VoxtralNetwork)
+        network.save(folder)
+
+    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
+        """Targets: the trunk's layers by transformers' names (q_proj …), the flow head's by their own (wq … w3)."""
+        assert isinstance(network, VoxtralNetwork)
+        if settings.mode == "sft":
+            network.requires_grad_(True)
+            network.trunk.embed_tokens.requires_grad_(False)  # upstream trained with frozen text embeddings
+        else:
+            peft_lora.adapt(network, settings)
+        return network
+
+    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
+        if settings.mode == "sft":
+            return {name: tensor.detach().float().cpu().clone() for name, tensor in network.state_dict().items()}
+        return peft_lora.state(network)
+
+    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
+        network = self.network(weights)
+        if settings.mode == "sft":
+            peft_lora.blend(network, state, scale)
+        else:
+            peft_lora.merge(network, state, settings, scale)
+        return network.requires_grad_(False).eval()
+
+    def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Every tensor is int64. `tokens` (B, L) and `codes` (B, L, K) are the input: prompt, then frames.
+
+        `labels` (B, L) is the semantic decision at each position (0: the end, 1 + code, -100: none), `targets`
+        (B, L, K-1) the acoustic codes of the frame that it starts, and `seeds` (B,) decides the noise of a loss in
+        eval mode, by the utterance alone.
+        """
+        assert isinstance(network, VoxtralNetwork)
+        for example in examples:
+            _check(network.config, example)
+        return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
+
+    def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
+        """The mean over semantic decisions, plus the mean squared error of the velocity (both with weight 1).
+
+        In eval mode the noise is the utterance's own, so that the same weights always have the same loss.
+        """
+        assert isinstance(network, VoxtralNetwork)
+        logits, choices, hidden, values = decisions(network, batch)
+        semantic = F.cross_entropy(logits.float(), choices)
+        noise, time = _draws(network, batch, values)
+        if network.training:
+            hidden = hidden * (torch.rand_like(time) >= WITHOUT_CONDITION)[:, None]
+        at = noise + time[:, None] * (values - noise)
+        acoustic = F.mse_loss(network.acoustic_transformer.velocity(at, time, hidden), values - noise)
+        parts = {"semantic": semantic.item(), "acoustic": acoustic.item()}
+        return Loss(semantic + acoustic, parts, choices.numel())
+
+    def generate(
+        self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
+        max_frames: Sequence[int],
+    ) -> list[Generation]:
+        """The voice is in the weights: training has no reference in its prompt either, so `voice` is not used.
+
+        `logprobs` speak of the semantic decisions; acoustic values have none, since nothing is chosen among them.
+        """
+        assert isinstance(network, VoxtralNetwork)
+        with _evaluating(network):
+            return generation.generate(network, [network.prompt(text) for text in texts], sampling, seeds, max_frames)
+
+    @torch.no_grad()
+    def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
+        assert isinstance(network, VoxtralNetwork)
+        with _evaluating(network):
+            device = network.audio_embeddings.weight.device
+            batch = _pad(network, [(network.prompt(text), generation.codes)])
+            logits, choices, _, _ = decisions(network, {name: tensor.to(device) for name, tensor in batch.items()})
+        taken: np.ndarray = logits.float().log_softmax(-1).gather(-1, choices[:, None])[:, 0].cpu().numpy()
+        return taken[: len(generation.logprobs)]  # a take that was cut has made no last decision
+
+    def check_shapes(self, network: nn.Module, contract: Contract) -> None:
+        assert isinstance(network, VoxtralNetwork)
+        config, last_id = network.config, max(network.prompt.tokenizer.get_vocab().values())
+        own = (config.semantic_codebook_size, *[config.acoustic_codebook_size] * config.n_acoustic_codebook)
+        if contract.vocabulary != own:
+            shown = [f"{v[0]} codes and {len(v) - 1} values of {sorted(set(v[1:]))} levels" for v in (own, contract.vocabulary)]
+            raise UserError(f"voxtral: the network has {shown[0]}, the codec {shown[1]}; codec and weights are of two models")
+        if config.vocab_size <= last_id:
+            raise UserError(
+                f"voxtral: the network has {config.vocab_size} text embeddings, but the last token is {last_id}; "
+                "use the tokenizer that came with the weights"
+            )
+
+
+FAMILY = Voxtral
+
+
+def decisions(
+    network: VoxtralNetwork, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What generation decides, teacher-forced: semantic logits (M, 1 + V) and their choices (M,); the hidden states
+    (N, dim) that condition the flow head, and the values (N, A) that it should write. M counts ends as well.
+    """
+    embeds = network.embed(batch["tokens"], batch["codes"])
+    # Right-padded and causal: no real position sees padding, so there is no mask.
+    hidden = network.trunk(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    frame_follows = batch["labels"] > 0
+    labelled = batch["labels"] != IGNORED
+    values = to_values(batch["targets"][frame_follows], network.config.acoustic_codebook_size)
+    return network.semantic_logits(hidden[labelled]), batch["labels"][labelled], hidden[frame_follows], values
+
+
+def _draws(
+    network: VoxtralNetwork, batch: dict[str, torch.Tensor], values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise (N, A) and time (N,) for each of the values (N, A): new ones in training, else each utterance's own."""
+    if network.training:
+        return torch.randn_like(values), torch.rand_like(values[:, 0])
+    counts = (batch["labels"] > 0).sum(1).tolist()
+    sources = list(zip(generators(batch["seeds"].tolist()), counts, strict=True))
+    noise = torch.cat([torch.randn(count, values.shape[1], generator=source) for source, count in sources])
+    time = torch.cat([torch.rand(count, generator=source) for source, count in sources])
+    return noise.to(values.device), time.to(values.device)
+
+
+def _check(config: VoxtralConfig, example: Example) -> None:
+    frames, codebooks = example.codes.shape
+    if not frames:
+        raise UserError(f"utterance {example.id}: no frames, so nothing to learn from; leave it out of the corpus")
+    if codebooks != config.codebooks:
+        raise UserError(
+            f"utterance {example.id}: {codebooks} codebooks, but the network has {config.codebooks}; "
+            "run the tokenise stage again"
+        )
+    semantic, acoustic = example.codes[:, 0], example.codes[:, 1:]
+    if (
+        example.codes.min() < 0 or semantic.max() >= config.semantic_codebook_size
+        or acoustic.max() >= config.acoustic_codebook_size
+    ):
+        raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
+
+
+def _pad(network: VoxtralNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
+    """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
+    config = network.config
+    length = max(len(prompt) + len(frames) for prompt, frames in sequences)
+    if length > config.max_seq_len:
+        raise UserError(
+            f"an utterance takes {length} tokens, but the network has room for {config.max_seq_len}; "
+            "lower max_seconds of the corpus"
+        )
+    shape = (len(sequences), length)
+    tokens, labels = torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
+    codes = torch.full((*shape, config.codebooks), -1)
+    targets = torch.zeros(*shape, config.n_acoustic_codebook, dtype=torch.int64)
+    for row, (prompt, frames) in enumerate(sequences):
+        start, end, frame = len(prompt), len(prompt) + len(frames), torch.from_numpy(frames.astype(np.int64))
+        tokens[row, :start] = torch.tensor(prompt)
+        codes[row, start:end] = frame
+        labels[row, start - 1 : end - 1] = frame[:, 0] + 1
+        labels[row, end - 1] = 0
+        targets[row, start - 1 : end - 1] = frame[:, 1:]
+    seeds = torch.tensor([zlib.crc32(frames.astype("<i4").tobytes()) for _, frames in sequences])
+    return {"tokens": tokens, "codes": codes, "labels": labels, "targets": targets, "seeds": seeds}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off inside."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
