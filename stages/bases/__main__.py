@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchaudio
 import yaml
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ import models
 from models.parts import whisper
 from models.parts.each import each
 from models.parts.errors import UserError
-from models.parts.family import Example, Family
+from models.parts.family import Codec, Example, Family
 from models.parts.weights import save_half
 from stages.bases.codec import CodecFit, Source
 from stages.bases.loop import optimise, write_curve
@@ -67,7 +68,12 @@ def main(argv: list[str]) -> None:
     save_half(fit.network, folder / "codec" / "model.safetensors")
     # 3. The network, from random weights.
     texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
-    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
+    ids = [i for i, c in codes.items() if len(c) > 2]
+    vectors = speaker_vectors(family.codec(folder), spoken, ids)
+    examples = [
+        Example(i, texts[i]["text"], texts[i]["speaker"], codes[i].numpy().astype(np.int32), vector)
+        for i, vector in zip(ids, vectors, strict=True)
+    ]
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN})
@@ -124,6 +130,17 @@ def source(audio_folder: Path) -> Source:
     stored = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, whisper.WIDTH)
     ids = [clip_id for clip_id in audio.ids() if clip_id in index]
     return Source(audio, lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32), ids)
+
+
+def speaker_vectors(codec: Codec, recordings: Source, ids: list[str]) -> list[np.ndarray]:
+    """What the codec measures of who speaks in each of these clips, for networks that are told."""
+    rate = codec.contract.sample_rate
+
+    def measure(clip_id: str) -> np.ndarray:
+        clip = recordings.audio[clip_id]
+        return codec.speaker_embedding(torchaudio.functional.resample(torch.from_numpy(clip.audio), clip.sample_rate, rate).numpy())
+
+    return each(measure, ids)
 
 
 def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) -> tuple[torch.nn.Module, list[dict]]:
