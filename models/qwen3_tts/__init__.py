@@ -147,7 +147,7 @@ class Qwen3TTS(Family):
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
         assert isinstance(network, Qwen3TTSNetwork)
         ids, (first, *rest) = network.ids, contract.vocabulary
-        rows, entries = network.talker.codec_head.out_features, network.talker.code_predictor.lm_head[0].out_features
+        rows, entries = network.talker.codec_head.out_features, network.residual_entries
         words = network.talker.model.text_embedding.num_embeddings
         last = max(*network.prompt.tokenizer.get_vocab().values(), ids.tts_pad, ids.tts_bos, ids.tts_eos)
         facts = [
@@ -216,8 +216,8 @@ def _check(network: Qwen3TTSNetwork, example: Example) -> None:
             f"utterance {example.id}: {codebooks} codebooks, but the network has {network.codebooks}; "
             "run the tokenise stage again"
         )
-    largest, entries = example.codes.max(0), network.talker.code_predictor.lm_head[0].out_features
-    if example.codes.min() < 0 or largest[0] >= network.ids.codes or largest[1:].max() >= entries:
+    largest = example.codes.max(0)
+    if example.codes.min() < 0 or largest[0] >= network.ids.codes or largest[1:].max() >= network.residual_entries:
         raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
     _check_vector(network, example.speaker_embedding, f"utterance {example.id}")
 

@@ -99,6 +99,7 @@ class Qwen3TTSNetwork(nn.Module):
         super().__init__()
         self.config, self.ids = config, Ids.of(config)
         self.codebooks: int = config["talker_config"]["num_code_groups"]
+        self.residual_entries: int = config["talker_config"]["code_predictor_config"]["vocab_size"]
         self.max_length: int = config["talker_config"]["max_position_embeddings"]
         self.talker = Talker(config["talker_config"])
         # Upstream's fine-tunes ("custom_voice") have none: their speaker is a row of the codec embedding.
@@ -153,6 +154,8 @@ class Qwen3TTSNetwork(nn.Module):
         """Teacher-forced: hidden states (N, hidden) that decided codebook 0, and codebooks 0 … K-2 of those frames
         (N, K-1), to logits (N, K-1, V) of codebooks 1 … K-1."""
         predictor = self.talker.code_predictor
+        if not len(hidden):  # the transformer can't take a batch of nothing
+            return hidden.new_zeros(0, self.codebooks - 1, self.residual_entries)
         tables = predictor.model.codec_embedding[: self.codebooks - 2]
         residual = [table(code) for table, code in zip(tables, codes[:, 1:].unbind(-1), strict=True)]
         states = predictor.run(torch.stack([hidden, self.embed_first(codes[:, 0]), *residual], 1))[:, 1:]
