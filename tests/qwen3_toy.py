@@ -12,26 +12,28 @@ from models.qwen3_tts import Qwen3TTS
 from models.qwen3_tts.network import Qwen3TTSNetwork
 
 FIRST, RESIDUAL, CODEBOOKS = 24, 16, 4
-BLOCK = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-6, "rope_theta": 100.0,
-         "max_position_embeddings": 256, "num_code_groups": CODEBOOKS}
-PREDICTOR = BLOCK | {"vocab_size": RESIDUAL, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
-TALKER = BLOCK | {"codes": FIRST, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "text_hidden_size": 20}
+BLOCK: dict[str, Any] = {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-6, "rope_theta": 100.0,
+    "max_position_embeddings": 256, "num_code_groups": CODEBOOKS, "num_hidden_layers": 2,
+}  # fmt: skip
+PREDICTOR = BLOCK | {"vocab_size": RESIDUAL, "hidden_size": 24, "intermediate_size": 40}
+TALKER = BLOCK | {"codes": FIRST, "hidden_size": 32, "intermediate_size": 48, "text_hidden_size": 20}
 SPEAKER = {"kind": "voiceprint", "enc_dim": 32}
 
 
-def network(seed: int = 1, predictor: dict[str, Any] | None = None, speaker: dict[str, Any] = SPEAKER, **talker: Any) -> Qwen3TTSNetwork:
+def network(speaker: dict[str, Any] = SPEAKER, **talker: Any) -> Qwen3TTSNetwork:
     """Untrained, with weights so large that its distributions are far from uniform."""
-    sizes = TALKER | {"code_predictor_config": PREDICTOR | (predictor or {})} | talker
-    made = Qwen3TTS().create({"talker_config": sizes, "speaker_encoder_config": speaker}, seed)
+    sizes = TALKER | {"code_predictor_config": PREDICTOR} | talker
+    made = Qwen3TTS().create({"talker_config": sizes, "speaker_encoder_config": speaker}, seed=1)
     for name, parameter in made.named_parameters():
         if "norm" not in name:
             parameter.data.mul_(20 if "codec_embedding" in name else 3)
     return made.eval()
 
 
-def folder(path: Path, **changes: Any) -> Path:
+def folder(path: Path) -> Path:
     """A weights folder with that network."""
-    network(**changes).save(path)
+    network().save(path)
     return path
 
 

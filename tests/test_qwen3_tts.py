@@ -1,4 +1,4 @@
-"""Qwen3-TTS: training scores what generation decides, adapters start from the base, and upstream's defects are absent."""
+"""Qwen3-TTS: training scores what generation decides, adapters start from the base, upstream's defects are absent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from models.parts.mel import Mel
 from models.parts.voiceprint import voiceprint
 from models.qwen3_tts import Qwen3TTS, decisions
 from models.qwen3_tts.config import RELEASED
-from models.qwen3_tts.generation import MIN_FRAMES
+from models.qwen3_tts.generation import MIN_FRAMES, _frame
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING
 from stages import tokenise
@@ -73,7 +73,7 @@ def loss(family: Qwen3TTS, network: torch.nn.Module, rows: list[Example] | None 
 
 @pytest.mark.parametrize("sampling", [FREE, Sampling()])
 def test_training_scores_the_decisions_that_generation_makes(family, folder, sampling):
-    """The talker's decisions, the code predictor's and the stop, one by one; in a batch of unequal texts and lengths."""
+    """The talker's decisions, the code predictor's and the stop, one by one; in a batch of unequal texts."""
     network = family.network(folder)
     takes = family.generate(network, TEXTS, VOICE, sampling, [1, 4, 3], LIMITS)
     if sampling is FREE:
@@ -157,6 +157,20 @@ def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
     codes = np.concatenate([take.codes for take in takes])
     assert codes.dtype == np.int32 and codes.min() >= 0
     assert codes[:, 0].max() < FIRST and RESIDUAL / 2 < codes[:, 1:].max() < RESIDUAL
+
+
+def test_a_code_that_was_used_is_less_likely_but_scored_as_it_is(family):
+    """Upstream's repetition penalty of 1.05: 1.00 falls behind 0.97."""
+    network, hidden, used = qwen3_toy.network(), torch.eye(32)[:1], torch.zeros(1, FIRST + 1, dtype=torch.bool)
+    with torch.no_grad():
+        network.talker.codec_head.weight.zero_()
+        network.talker.codec_head.weight[[3, 5], 0] = torch.tensor([1.0, 0.97])
+        greedy = Sampling(temperature=0)
+        first, scored = _frame(network, hidden, used, True, torch.zeros(1, CODEBOOKS), greedy)
+        used[0, 3] = True
+        second, again = _frame(network, hidden, used, True, torch.zeros(1, CODEBOOKS), greedy)
+    assert (first[0, 0].item(), second[0, 0].item()) == (3, 5)
+    assert (scored[0, 0] - again[0, 0]).item() == pytest.approx(0.03, abs=1e-6)
 
 
 def test_logits_are_made_only_where_there_are_labels(family, folder):
@@ -288,7 +302,7 @@ def test_head_and_codec_must_fit(family, folder, changes, message):
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("codec_eos_token_id", 99, "special id 99"), ("codec_bos_id", 3, "special id 3 among them"),
+    [("codec_eos_token_id", 99, "special id 99"), ("codec_bos_id", 3, "special id 3 is one"),
      ("text_vocab_size", 30, "30 text rows, but the last token is")],
 )
 def test_special_ids_must_fit_the_embeddings(family, field, value, message):
@@ -322,10 +336,12 @@ def test_the_speakers_vector_in_row_3000_says_the_same(family):
     batch = family.batch(network, [row])
     measured = network.embed(batch["text"], batch["codec"], batch["speaker"])
     with torch.no_grad():
-        network.talker.model.codec_embedding.weight[network.ids.speaker] = network.speaker_encoder.rows(batch["speaker"])[0]
+        rows = network.speaker_encoder.rows(batch["speaker"])
+        network.talker.model.codec_embedding.weight[network.ids.speaker] = rows[0]
     at = batch["codec"][0, :, 0].tolist().index(network.ids.speaker)
     words = network.talker.text_projection(network.talker.model.text_embedding(batch["text"]))
-    torch.testing.assert_close(measured[0, at], (words + network.embed_first(batch["codec"][..., 0].clamp(min=0)))[0, at])
+    codes = network.embed_first(batch["codec"][..., 0].clamp(min=0))
+    torch.testing.assert_close(measured[0, at], (words + codes)[0, at])
 
 
 def test_both_transformers_compute_upstreams_formulas(family, folder):
@@ -333,13 +349,13 @@ def test_both_transformers_compute_upstreams_formulas(family, folder):
     network = family.network(folder)
     batch = family.batch(network, qwen3_toy.examples(1))
     x = network.embed(batch["text"], batch["codec"], batch["speaker"])[0].detach()
-    for trunk, sections in ((network.talker.model, (2, 1, 1)), (network.talker.code_predictor.model, None)):
+    for trunk, sections in ((network.talker.model, (2, 1, 1)), (network.talker.code_predictor.model, ())):
         inputs = x[:, : trunk.config.hidden_size]
         hidden = trunk.run(inputs[None])[0].detach().numpy()
         np.testing.assert_allclose(hidden, by_hand(trunk, inputs.double().numpy(), sections), atol=1e-4)
 
 
-def by_hand(trunk: Any, x: np.ndarray, sections: tuple[int, ...] | None) -> np.ndarray:
+def by_hand(trunk: Any, x: np.ndarray, sections: tuple[int, ...]) -> np.ndarray:
     weights = {key: value.double().numpy() for key, value in trunk.state_dict().items()}
     heads, groups, half = qwen3_toy.BLOCK["num_attention_heads"], qwen3_toy.BLOCK["num_key_value_heads"], 4
     inverse = qwen3_toy.BLOCK["rope_theta"] ** (-np.arange(half) / half)
@@ -384,29 +400,34 @@ def released(hidden: int) -> dict[str, tuple[int, ...]]:
     keys: dict[str, tuple[int, ...]] = {}
 
     def blocks(prefix: str, width: int, mlp: int, layers: int) -> None:
-        for layer in (f"{prefix}.layers.{n}" for n in range(layers)):
-            keys.update({f"{layer}.{name}.weight": (width,) for name in ("input_layernorm", "post_attention_layernorm")})
-            keys.update({f"{layer}.self_attn.{name}_norm.weight": (128,) for name in "qk"})
-            keys.update({f"{layer}.self_attn.{name}_proj.weight": (size, width) for name, size in (("q", 2048), ("k", 1024), ("v", 1024))})
-            keys[f"{layer}.self_attn.o_proj.weight"] = (width, 2048)
-            keys.update({f"{layer}.mlp.{name}_proj.weight": (mlp, width) for name in ("gate", "up")})
-            keys[f"{layer}.mlp.down_proj.weight"] = (width, mlp)
+        for block in (f"{prefix}.layers.{n}" for n in range(layers)):
+            keys.update({f"{block}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")})
+            keys.update({f"{block}.self_attn.{name}_norm.weight": (128,) for name in "qk"})
+            keys.update({f"{block}.self_attn.{name}_proj.weight": (1024, width) for name in "kv"})
+            keys[f"{block}.self_attn.q_proj.weight"] = (2048, width)
+            keys[f"{block}.self_attn.o_proj.weight"] = (width, 2048)
+            keys.update({f"{block}.mlp.{name}_proj.weight": (mlp, width) for name in ("gate", "up")})
+            keys[f"{block}.mlp.down_proj.weight"] = (width, mlp)
         keys[f"{prefix}.norm.weight"] = (width,)
 
+    def layer(name: str, *shape: int) -> None:
+        keys.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
+
     def conv(name: str, outputs: int, inputs: int, kernel: int = 1) -> None:
-        keys.update({f"speaker_encoder.{name}.weight": (outputs, inputs, kernel), f"speaker_encoder.{name}.bias": (outputs,)})
+        layer(f"speaker_encoder.{name}", outputs, inputs, kernel)
 
     blocks("talker.model", hidden, 3 * hidden, 28)
     keys["talker.model.codec_embedding.weight"] = keys["talker.codec_head.weight"] = (3072, hidden)
     keys["talker.model.text_embedding.weight"] = (151936, 2048)
-    for number, size in (("1", 2048), ("2", hidden)):
-        keys |= {f"talker.text_projection.linear_fc{number}.{part}": shape for part, shape in (("weight", (size, 2048)), ("bias", (size,)))}
+    layer("talker.text_projection.linear_fc1", 2048, 2048)
+    layer("talker.text_projection.linear_fc2", hidden, 2048)
     predictor = "talker.code_predictor"
     blocks(f"{predictor}.model", 1024, 3072, 5)
     for n in range(15):
-        keys |= {f"{predictor}.model.codec_embedding.{n}.weight": (2048, hidden), f"{predictor}.lm_head.{n}.weight": (2048, 1024)}
+        keys[f"{predictor}.model.codec_embedding.{n}.weight"] = (2048, hidden)
+        keys[f"{predictor}.lm_head.{n}.weight"] = (2048, 1024)
     if hidden != 1024:
-        keys |= {f"{predictor}.small_to_mtp_projection.weight": (1024, hidden), f"{predictor}.small_to_mtp_projection.bias": (1024,)}
+        layer(f"{predictor}.small_to_mtp_projection", 1024, hidden)
     conv("blocks.0.conv", 512, 128, 5)
     for n in (1, 2, 3):
         conv(f"blocks.{n}.tdnn1.conv", 512, 512)
@@ -440,7 +461,8 @@ def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({letter: n for n, letter in enumerate(letters)}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na s\nas s\n")
     added = {str(len(letters) + n): {"content": token, "special": True} for n, token in enumerate(control)}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added}))
+    tokenizer = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     toy = qwen3_toy.network()
     ids = {f"tts_{name}_token_id": len(letters) + 2 + n for n, name in enumerate(("pad", "bos", "eos"))}
     config = toy.config | ids | {"assistant_token_id": 77091, "tts_model_size": "1b7"}
@@ -448,7 +470,8 @@ def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     network = family.network(tmp_path)
     words, _ = network.prompt("Hello.")
-    assert network.prompt.tokenizer.decode(words[: len(network.prompt.role)], skip_special_tokens=False) == "<|im_start|>assistant\n"
+    role = network.prompt.tokenizer.decode(words[: len(network.prompt.role)], skip_special_tokens=False)
+    assert role == "<|im_start|>assistant\n"
     assert [letters[n] for n in words[-8:-2]] == list("Hello.")
     (take,) = family.generate(network, ["Hello."], VOICE, Sampling(), [1], [5])
     assert len(take.codes) and np.isfinite(take.logprobs).all()
@@ -505,7 +528,10 @@ figures = st.lists(st.floats(width=32, allow_nan=False), min_size=5, max_size=5)
 @given(st.lists(st.tuples(texts, texts, texts, frames, figures), max_size=5))
 def test_jsonl_reads_back_exactly_and_is_the_same_bytes_again(tmp_path_factory, rows):
     family, place = Qwen3TTS(), tmp_path_factory.mktemp("set")
-    written = [Example(n, text, who, np.array(codes, np.int32), np.array(v, np.float32)) for n, text, who, codes, v in rows]
+    written = [
+        Example(name, text, who, np.array(codes, np.int32), np.array(vector, np.float32))
+        for name, text, who, codes, vector in rows
+    ]
     family.write(written, place)
     back = family.read(place)
     assert [(e.id, e.text, e.speaker) for e in back] == [(e.id, e.text, e.speaker) for e in written]
@@ -525,33 +551,49 @@ def test_rows_have_the_keys_that_upstream_reads(family, tmp_path):
     assert np.array(rows[1]["audio_codes"]).shape == (5, CODEBOOKS)
 
 
-def edit(place: Path, change: Any) -> None:
-    """Change the second row of the set."""
-    lines = (place / "data.jsonl").read_text().splitlines()
-    row = json.loads(lines[1])
-    change(row)
-    (place / "data.jsonl").write_text("".join(f"{line}\n" for line in [lines[0], json.dumps(row), *lines[2:]]))
+def rewrite(change: Any) -> Any:
+    """A damage: the whole text of the rows, changed."""
+    return lambda place: (place / "data.jsonl").write_text(change((place / "data.jsonl").read_text()))
+
+
+def second(**values: Any) -> Any:
+    """A damage: other values in the second row; None takes a key out."""
+
+    def change(text: str) -> str:
+        lines = text.splitlines()
+        row = json.loads(lines[1]) | values
+        lines[1] = json.dumps({key: value for key, value in row.items() if value is not None})
+        return "".join(f"{line}\n" for line in lines)
+
+    return rewrite(change)
+
+
+def vectors(*shape: int) -> Any:
+    """A damage: a matrix of another shape."""
+    return lambda place: save_arrays({"vectors": np.zeros(shape, np.float32)}, place / "ref_audio.safetensors")
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "data.jsonl").unlink(), "data.jsonl: not there; run the tokenise stage"),
-        (lambda d: (d / "data.jsonl").write_text((d / "data.jsonl").read_text()[:-9]), "line 3 is cut"),
-        (lambda d: (d / "data.jsonl").write_text((d / "data.jsonl").read_text().replace("{", "", 1)), "line 1 is not JSON"),
-        (lambda d: (d / "data.jsonl").write_text("[]\n" * 3), "line 1 is not an object"),
-        (lambda d: (d / "data.jsonl").write_bytes(b"\xff\n"), "not UTF-8"),
-        (lambda d: edit(d, lambda row: row.pop("ref_audio")), "line 2: ref_audio is missing"),
-        (lambda d: edit(d, lambda row: row.update(text=5)), "line 2: text is missing or not a text"),
-        (lambda d: edit(d, lambda row: row.update(audio_codes=[])), "line 2: audio_codes are not frames"),
-        (lambda d: edit(d, lambda row: row.update(audio_codes=[[1, 2, 3, 4], [1, 2]])), "line 2: audio_codes are not frames"),
-        (lambda d: edit(d, lambda row: row.update(audio_codes=[[1, 2, 3, 4.5]])), "line 2: audio_codes are not frames"),
-        (lambda d: edit(d, lambda row: row.update(audio_codes=[[1, 2, 3, -4]])), "line 2: audio_codes hold -4"),
-        (lambda d: edit(d, lambda row: row.update(audio_codes=[[1, 2]])), "line 2: 2 codebooks, but the first line has 4"),
-        (lambda d: (d / "ref_audio.safetensors").unlink(), "the speaker vectors are missing"),
-        (lambda d: (d / "ref_audio.safetensors").write_bytes(b"cut"), "not a whole safetensors file"),
-        (lambda d: save_arrays({"vectors": np.zeros((2, 192), np.float32)}, d / "ref_audio.safetensors"), "3 lines, but .* has 2"),
-        (lambda d: save_arrays({"vectors": np.zeros(3, np.float32)}, d / "ref_audio.safetensors"), "no float32 matrix"),
+        (lambda place: (place / "data.jsonl").unlink(), "data.jsonl: not there; run the tokenise stage"),
+        (rewrite(lambda text: text[:-9]), "line 3 is cut"),
+        (rewrite(lambda text: text[1:]), "line 1 is not JSON"),
+        (rewrite(lambda text: "[]\n" * 3), "line 1 is not an object"),
+        (lambda place: (place / "data.jsonl").write_bytes(b"\xff\n"), "not UTF-8"),
+        (second(ref_audio=None), "line 2: ref_audio is missing"),
+        (second(text=5), "line 2: text is missing or not a text"),
+        (second(audio_codes=None), "line 2: audio_codes are not frames"),
+        (second(audio_codes=[]), "line 2: audio_codes are not frames"),
+        (second(audio_codes=[[1, 2, 3, 4], [1, 2]]), "line 2: audio_codes are not frames"),
+        (second(audio_codes=[[1, 2, 3, 4.5]]), "line 2: audio_codes are not frames"),
+        (second(audio_codes=[[1, 2, 3, -4]]), "line 2: audio_codes from -4 to 3"),
+        (second(audio_codes=[[1, 2, 3, 2**31]]), "line 2: audio_codes from 1 to 2147483648"),
+        (second(audio_codes=[[1, 2]]), "line 2: 2 codebooks, but the first line has 4"),
+        (lambda place: (place / "ref_audio.safetensors").unlink(), "the speaker vectors are missing"),
+        (lambda place: (place / "ref_audio.safetensors").write_bytes(b"cut"), "not a whole safetensors file"),
+        (vectors(2, 192), "3 lines, but .* has 2"),
+        (vectors(3), "no float32 matrix"),
     ],
 )
 def test_a_damaged_set_is_named(family, tmp_path, damage, message):
@@ -586,7 +628,8 @@ def test_defect_1_the_talkers_labels_are_shifted_once(family, folder):
     """Upstream scored label j + 2 from state j: speech got faster with every epoch."""
     network, row = family.network(folder), qwen3_toy.examples()[2]
     hidden, bos = states(network, row)
-    logits = hidden[bos:] @ torch.cat([network.talker.codec_head.weight[:FIRST], network.talker.codec_head.weight[[network.ids.eos]]]).T
+    weight = network.talker.codec_head.weight
+    logits = hidden[bos:] @ torch.cat([weight[:FIRST], weight[[network.ids.eos]]]).T
     labels = torch.tensor([*row.codes[:, 0], FIRST])
     aligned, shifted = F.cross_entropy(logits, labels), F.cross_entropy(logits[:-1], labels[1:])
     measured = family.loss(network, family.batch(network, [row])).parts["talker"]
@@ -636,8 +679,8 @@ def test_defect_4_text_goes_through_its_projection(family, width):
     batch = family.batch(network, [row])
     embedded = network.embed(batch["text"], batch["codec"], batch["speaker"])[0]
     weights, last = talker.text_projection, batch["text"].shape[1] - 1
-    words = F.silu(talker.model.text_embedding(batch["text"][0]) @ weights.linear_fc1.weight.T + weights.linear_fc1.bias)
-    words = words @ weights.linear_fc2.weight.T + 0.5
+    words = talker.model.text_embedding(batch["text"][0]) @ weights.linear_fc1.weight.T + weights.linear_fc1.bias
+    words = F.silu(words) @ weights.linear_fc2.weight.T + 0.5
     tables = [talker.model.codec_embedding, *talker.code_predictor.model.codec_embedding]
     frame = sum(table.weight[code] for table, code in zip(tables, row.codes[-1], strict=True))
     torch.testing.assert_close(embedded[0], words[0])
@@ -674,11 +717,12 @@ def test_defect_6_a_checkpoint_keeps_the_speaker_encoder(family, folder, tmp_pat
     family.save(merged, tmp_path)
     again = family.network(tmp_path)
     assert again.speaker_encoder is not None
-    assert {"speaker_encoder.linear.weight", "speaker_encoder.linear.bias"} <= load_arrays(tmp_path / "model.safetensors").keys()
+    saved = load_arrays(tmp_path / "model.safetensors")
+    assert {"speaker_encoder.linear.weight", "speaker_encoder.linear.bias"} <= saved.keys()
 
 
 def test_defect_references_of_different_length_share_a_batch(family, folder):
-    """Upstream concatenates reference spectrograms along the batch: two lengths crash it. Here they are vectors already."""
+    """Upstream concatenates reference spectrograms along the batch: two lengths crash it. Here they are vectors."""
     mel = Mel(24000, n_fft=1920, hop=480, bands=80, fmax=8000.0)
     tone = 0.1 * np.sin(np.arange(72000) / 20).astype(np.float32)
     rows = [

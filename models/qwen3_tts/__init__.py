@@ -115,7 +115,7 @@ class Qwen3TTS(Family):
         return _pad(network, [(example.text, example.codes) for example in examples], speaker)
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
-        """The mean over the talker's decisions plus 0.3 × the mean over the code predictor's, as upstream weighs them."""
+        """The mean over the talker's decisions plus 0.3 × the mean over the code predictor's, upstream's weights."""
         assert isinstance(network, Qwen3TTSNetwork)
         first, codes, rest, residual = decisions(network, batch)
         talker = F.cross_entropy(first.float(), codes)
@@ -155,12 +155,12 @@ class Qwen3TTS(Family):
             (ids.codes == first, ids.codes, f"codes of codebook 0, but the codec has {first}"),
             (entries >= max(rest), entries, f"residual codes, but one codebook has {max(rest)} entries"),
             (max(ids.codec) < rows, rows, f"codec rows, but special id {max(ids.codec)}"),
-            (min(ids.codec) >= ids.codes, ids.codes, f"codes of codebook 0, but special id {min(ids.codec)} among them"),
+            (min(ids.codec) >= ids.codes, ids.codes, f"codes of codebook 0, and special id {min(ids.codec)} is one"),
             (last < words, words, f"text rows, but the last token is {last}"),
         ]
         for fits, count, problem in facts:
             if not fits:
-                raise UserError(f"qwen3_tts: the network has {count} {problem}; use the files that came with its weights")
+                raise UserError(f"{self.name}: the network has {count} {problem}; use the files that came with it")
 
 
 FAMILY = Qwen3TTS
@@ -170,8 +170,8 @@ def decisions(
     network: Qwen3TTSNetwork, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Every decision of generation, teacher-forced: the talker's logits (M, codes + 1), its choices (M,), the code
-    predictor's logits (N, K-1, V), its choices (N, K-1). Rows follow `batch["labels"]`; N counts the frames, M the stops
-    as well.
+    predictor's logits (N, K-1, V), its choices (N, K-1). Rows follow `batch["labels"]`; N counts the frames, M the
+    stops as well.
 
     The state that decided codebook 0 of a frame, which stands one position before the frame, is what the predictor
     starts from. Right-padded and causal: no real position sees padding.
@@ -185,8 +185,8 @@ def decisions(
 
 
 def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
-    """The linear layers that `targets` mean, in order: `q_proj` is that of both transformers, as PEFT's suffixes mean it,
-    `talker.q_proj` and `code_predictor.q_proj` one's alone. UserError for a name that is none."""
+    """The linear layers that `targets` mean, in order: `q_proj` is that of both transformers, as PEFT's suffixes mean
+    it, `talker.q_proj` and `code_predictor.q_proj` one's alone. UserError for a name that is none."""
     patterns = []
     for target in targets:
         part, _, projection = target.rpartition(".")
@@ -198,7 +198,8 @@ def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
         where = PARTS[part] if part else f"({'|'.join(PARTS.values())})"
         patterns.append(rf"{where}\d+\.\w+\.{projection}")
     if not targets:
-        raise UserError(f"params.yaml: qwen3_tts: targets: none, so nothing would be trained; use {', '.join(PROJECTIONS)}")
+        known = ", ".join(PROJECTIONS)
+        raise UserError(f"params.yaml: qwen3_tts: targets: none, so nothing would be trained; use {known}")
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     return [name for name in linear if re.fullmatch("|".join(patterns), name)]
 

@@ -22,7 +22,7 @@ SPEAKER_ROW = 3000  # of the codec embedding: where upstream's fine-tunes keep t
 
 @dataclass(frozen=True)
 class Ids:
-    """Special tokens. `codes` is the number of entries of codebook 0, which are the first rows of the codec embedding."""
+    """Special tokens. `codes` counts the entries of codebook 0, which are the first rows of the codec embedding."""
 
     codes: int
     eos: int
@@ -72,7 +72,8 @@ def check(config: dict[str, Any], where: str) -> dict[str, Any]:
         for section in (talker, talker["code_predictor_config"]):
             block_config(section)
             section["num_code_groups"]
-        talker["text_vocab_size"], talker["text_hidden_size"], config["speaker_encoder_config"], config["tts_model_type"]
+        talker["text_vocab_size"], talker["text_hidden_size"]
+        config["speaker_encoder_config"], config["tts_model_type"]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{where}: not Qwen3-TTS's configuration (no {error}); use the file that came with the weights"
@@ -88,7 +89,8 @@ RELEASED: dict[str, Any] = {
     "talker_config": {
         "vocab_size": 3072, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000, "rope_scaling": {"interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "rope_theta": 1000000,
+        "rope_scaling": {"interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
         "max_position_embeddings": 32768, "num_code_groups": 16, "text_vocab_size": 151936, "text_hidden_size": 2048,
         "codec_pad_id": 2148, "codec_bos_id": 2149, "codec_eos_token_id": 2150, "codec_think_id": 2154,
         "codec_nothink_id": 2155, "codec_think_bos_id": 2156, "codec_think_eos_id": 2157,

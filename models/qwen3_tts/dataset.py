@@ -88,7 +88,7 @@ def _codes(values: Any, where: str) -> np.ndarray:
     if codes.ndim != 2 or not codes.size or codes.dtype != np.int64:
         raise UserError(f"{where}: audio_codes are not frames of equally many whole numbers; {AGAIN}")
     if codes.min() < 0 or codes.max() > np.iinfo(np.int32).max:
-        raise UserError(f"{where}: audio_codes hold {codes.min()} and {codes.max()}, which can't both be codes; {AGAIN}")
+        raise UserError(f"{where}: audio_codes from {codes.min()} to {codes.max()} can't all be codes; {AGAIN}")
     return codes.astype(np.int32)
 
 

@@ -103,7 +103,8 @@ class Qwen3TTSNetwork(nn.Module):
         self.max_length: int = config["talker_config"]["max_position_embeddings"]
         self.talker = Talker(config["talker_config"])
         # Upstream's fine-tunes ("custom_voice") have none: their speaker is a row of the codec embedding.
-        self.speaker_encoder = speaker_encoder(config["speaker_encoder_config"]) if config["tts_model_type"] == "base" else None
+        measured = config["tts_model_type"] == "base"
+        self.speaker_encoder = speaker_encoder(config["speaker_encoder_config"]) if measured else None
         self._prompt = Prompt(tokenizer, self.ids) if tokenizer else None
 
     @property

@@ -1,4 +1,4 @@
-"""The two channels before the speech, for training and for generation: upstream's non-streaming layout, language "auto".
+"""The two channels before the speech, in training and in generation: upstream's non-streaming layout, language "auto".
 
     text    role tokens | pad  pad  pad  pad | bos |  text … | eos | pad |
     codec        -      | nothink think_bos think_eos SPEAKER | pad |  pad … | pad | bos |  then the frames
@@ -20,7 +20,7 @@ ROLE = "<|im_start|>assistant\n"
 
 
 class Prompt:
-    """Text to (text ids, ids of codebook 0), both as long as the prompt. `control` are the tokens that no text may hold."""
+    """Text to (text ids, ids of codebook 0), both as long as the prompt. No text may hold a token of `control`."""
 
     def __init__(self, tokenizer: Tokenizer, ids: Ids):
         self.tokenizer, self.ids = tokenizer, ids

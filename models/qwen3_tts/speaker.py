@@ -36,7 +36,8 @@ class Res2Net(nn.Module):
     def __init__(self, channels: int, scale: int, kernel: int, dilation: int):
         super().__init__()
         self.scale = scale
-        self.blocks = nn.ModuleList(Conv(channels // scale, channels // scale, kernel, dilation) for _ in range(scale - 1))
+        width = channels // scale
+        self.blocks = nn.ModuleList(Conv(width, width, kernel, dilation) for _ in range(scale - 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *rest = x.chunk(self.scale, dim=1)
@@ -87,7 +88,7 @@ class Pooling(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The released encoder: log-mel (128 bands, 24 kHz, n_fft 1024, hop 256, 0 to 12 kHz) to a vector of the talker's width.
+    """The released encoder: log-mel (24 kHz, 128 bands, n_fft 1024, hop 256) to a vector of the talker's width.
 
     It runs where recordings are tokenised; the network takes its output as it is.
     """
@@ -95,7 +96,8 @@ class SpeakerEncoder(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
         channels = config.get("enc_channels", [512, 512, 512, 512, 1536])
-        kernels, dilations = config.get("enc_kernel_sizes", [5, 3, 3, 3, 1]), config.get("enc_dilations", [1, 2, 3, 4, 1])
+        kernels = config.get("enc_kernel_sizes", [5, 3, 3, 3, 1])
+        dilations = config.get("enc_dilations", [1, 2, 3, 4, 1])
         scale, squeeze = config.get("enc_res2net_scale", 8), config.get("enc_se_channels", 128)
         self.size = config["enc_dim"]
         self.blocks = nn.ModuleList([Conv(config.get("mel_dim", 128), channels[0], kernels[0], dilations[0])])
@@ -123,7 +125,8 @@ class SpeakerEncoder(nn.Module):
 class VoiceprintProjection(nn.Module):
     """The tiny encoder: a voiceprint (192) to a vector of the talker's width and of length 1, whoever speaks.
 
-    Only pitch and eight coarse bands go in: a layer on all figures fits the few voices of training and garbles a new one.
+    Only pitch and eight coarse bands go in: a layer on all figures fits the few voices of training and garbles a new
+    one (measured on the decoders, models/parts/BASES.md).
     """
 
     size = voiceprint.SIZE
