@@ -27,7 +27,7 @@ def network(speaker: dict[str, Any] = SPEAKER, **talker: Any) -> Qwen3TTSNetwork
     made = Qwen3TTS().create({"talker_config": sizes, "speaker_encoder_config": speaker}, seed=1)
     for name, parameter in made.named_parameters():
         if "norm" not in name:
-            parameter.data.mul_(20 if "codec_embedding" in name else 3)
+            parameter.data.mul_(3)
     return made.eval()
 
 

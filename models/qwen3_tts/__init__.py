@@ -21,6 +21,7 @@ from models.parts.text import character_tokenizer
 from models.qwen3_tts import dataset, generation
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING
+from models.qwen3_tts.speaker import LOUDNESS
 
 IGNORED = -100
 # Upstream's weight of the code predictor's loss (QwenLM/Qwen3-TTS, finetuning/sft_12hz.py since 680d4e9).
@@ -64,13 +65,13 @@ class Qwen3TTS(Family):
         network, source = Qwen3TTSNetwork(whole, tokenizer), torch.Generator().manual_seed(seed)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02, generator=source)
+                nn.init.normal_(module.weight, std=LOUDNESS, generator=source)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5, generator=source)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # The projection shrinks what it is given: this makes text as loud as codes from the start.
-        nn.init.normal_(network.talker.model.text_embedding.weight, std=0.15, generator=source)
+        # The projection makes about a quarter of it: text starts as loud as codes.
+        nn.init.normal_(network.talker.model.text_embedding.weight, std=4 * LOUDNESS, generator=source)
         return network
 
     def save(self, network: nn.Module, folder: Path) -> None:
