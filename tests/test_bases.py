@@ -24,7 +24,7 @@ COMMON = "apple bridge candle dancing evening friendly garden honest island".spl
 pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
 
 
-@pytest.fixture(params=["cosyvoice3", "fish_s2", "chatterbox", "voxtral"])
+@pytest.fixture(params=["cosyvoice3", "fish_s2", "chatterbox", "voxtral", "qwen3_tts"])
 def recipe(request, tmp_path, monkeypatch):
     """A folder with the family's recipe, cut down to a dozen sentences and a few steps."""
     monkeypatch.chdir(tmp_path)
@@ -39,6 +39,9 @@ def recipe(request, tmp_path, monkeypatch):
         values["network"] |= {"semantic_entries": 16, "codebook_size": 16}
     elif name == "voxtral":
         values["network"] |= {"semantic_codebook_size": 16, "acoustic_codebook_size": 8}
+    elif name == "qwen3_tts":
+        values["network"]["talker_config"]["codes"] = 16
+        values["network"]["talker_config"]["code_predictor_config"]["vocab_size"] = 8
     else:
         values["network"]["speech_token_size"] = 16
     folder = Path(f"models/{name}/tiny")

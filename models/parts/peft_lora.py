@@ -18,12 +18,14 @@ from models.parts.family import AdaptSettings
 
 
 def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
-    """Freeze `trunk` and put fresh LoRA layers (B = 0: the output stays) into its modules named by `settings.targets`."""
-    linear = {name.rsplit(".", 1)[-1] for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear)}
-    unknown = sorted(set(settings.targets) - linear)
+    """Freeze `trunk` and put fresh LoRA layers (B = 0: the output stays) into its modules named by `settings.targets`:
+    last parts of their names, or whole names."""
+    linear = [name for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear)]
+    unknown = sorted(t for t in set(settings.targets) if not any(f".{name}".endswith(f".{t}") for name in linear))
     if unknown or not settings.targets:
         # PEFT is silent when only some of the names match; a fused name from another framework trains half of what it says.
-        raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(sorted(linear))}")
+        known = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(known)}")
     trunk.requires_grad_(False)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float works and is what PEFT computes with

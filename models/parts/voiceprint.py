@@ -28,7 +28,7 @@ def voiceprint(wave: np.ndarray, mel: Mel, log_mel: torch.Tensor | None = None) 
 def mean_pitch(vectors: torch.Tensor) -> torch.Tensor:
     """(…, 192) -> (…, 1): the mean of the pitch histogram on its log scale, -1 (60 Hz) to 1 (400 Hz); 0 without voice."""
     histogram = vectors[..., -_PITCH_BINS:]
-    centres = torch.linspace(-1, 1, _PITCH_BINS)
+    centres = torch.linspace(-1, 1, _PITCH_BINS, device=vectors.device)
     return (histogram * centres).sum(-1, keepdim=True) / histogram.sum(-1, keepdim=True).clamp(min=1e-6)
 
 

@@ -1,0 +1,269 @@
+"""Qwen3-TTS (12 Hz): a talker and a sequential code predictor, adapted by PEFT, stored as JSONL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.parts import peft_lora
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.text import character_tokenizer
+from models.qwen3_tts import dataset, generation
+from models.qwen3_tts.network import Qwen3TTSNetwork
+from models.qwen3_tts.prompt import NOTHING
+from models.qwen3_tts.speaker import LOUDNESS
+
+IGNORED = -100
+# Upstream's weight of the code predictor's loss (QwenLM/Qwen3-TTS, finetuning/sft_12hz.py since 680d4e9).
+PREDICTOR_WEIGHT = 0.3
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PARTS = {"talker": r"talker\.model\.layers\.", "code_predictor": r"talker\.code_predictor\.model\.layers\."}
+
+
+class Qwen3TTS(Family):
+    name = "qwen3_tts"
+
+    # --- data -----------------------------------------------------------------------------------------------------
+    def codec(self, weights: Path) -> Codec:
+        from models.qwen3_tts.codec import QwenCodec
+
+        return QwenCodec(weights / "codec")
+
+    def write(self, examples: Sequence[Example], folder: Path) -> None:
+        dataset.write(examples, folder)
+
+    def read(self, folder: Path) -> list[Example]:
+        return dataset.read(folder)
+
+    # --- network --------------------------------------------------------------------------------------------------
+    def network(self, weights: Path) -> Qwen3TTSNetwork:
+        return Qwen3TTSNetwork.load(weights)
+
+    def create(self, config: dict[str, Any], seed: int) -> Qwen3TTSNetwork:
+        """`config` is config.json without the tokens; `talker_config.codes` are the entries of codebook 0."""
+        control = ["<|im_start|>", "<|im_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>", "assistant\n"]
+        tokenizer = character_tokenizer(control)
+        names = ("im_start_token_id", "im_end_token_id", "tts_pad_token_id", "tts_bos_token_id", "tts_eos_token_id")
+        special = ("pad_id", "bos_id", "eos_token_id", "nothink_id", "think_bos_id", "think_eos_id")
+        talker = dict(config["talker_config"])
+        codes = talker.pop("codes")
+        talker |= {f"codec_{name}": codes + index for index, name in enumerate(special)}
+        talker |= {"speaker_row": codes + len(special), "special_rows": len(special) + 1}
+        talker |= {"vocab_size": codes + talker["special_rows"], "text_vocab_size": tokenizer.get_vocab_size()}
+        ids = {name: index for index, name in enumerate(names)}
+        whole = {"model_type": self.name, "tts_model_type": "base"} | config | ids | {"talker_config": talker}
+        network, source = Qwen3TTSNetwork(whole, tokenizer), torch.Generator().manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=LOUDNESS, generator=source)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5, generator=source)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # The projection makes about a quarter of it: text starts as loud as codes.
+        nn.init.normal_(network.talker.model.text_embedding.weight, std=4 * LOUDNESS, generator=source)
+        return network
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        assert isinstance(network, Qwen3TTSNetwork)
+        network.save(folder)
+
+    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
+        """SFT trains what upstream's does: everything but the speaker encoder."""
+        assert isinstance(network, Qwen3TTSNetwork)
+        if settings.mode == "sft":
+            network.talker.requires_grad_(True)
+            if network.speaker_encoder:
+                network.speaker_encoder.requires_grad_(False)
+        else:
+            peft_lora.adapt(network, _resolved(network, settings))
+        return network
+
+    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
+        if settings.mode == "sft":
+            return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        return peft_lora.state(network)
+
+    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
+        network = self.network(weights)
+        if settings.mode == "sft":
+            peft_lora.blend(network, state, scale)
+        else:
+            peft_lora.merge(network, state, _resolved(network, settings), scale)
+        return network.requires_grad_(False).eval()
+
+    def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """`text` (B, L) and `codec` (B, L, K; -1 where there is none) are the two channels of prompt and frames, int64;
+        `speaker` (B, E) float32.
+
+        `labels` (B, L) is the talker's decision at each position (an entry of codebook 0, or the stop, or -100: none)
+        and `label_codes` (B, L, K) is the frame that it starts.
+        """
+        assert isinstance(network, Qwen3TTSNetwork)
+        for example in examples:
+            _check(network, example)
+        speaker = np.stack([example.speaker_embedding for example in examples])
+        return _pad(network, [(example.text, example.codes) for example in examples], speaker)
+
+    def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
+        """The mean over the talker's decisions plus 0.3 × the mean over the code predictor's, upstream's weights."""
+        assert isinstance(network, Qwen3TTSNetwork)
+        first, codes, rest, residual = decisions(network, batch)
+        talker = F.cross_entropy(first.float(), codes)
+        predictor = F.cross_entropy(rest.float().flatten(0, 1), residual.flatten())
+        parts = {"talker": talker.item(), "code_predictor": predictor.item()}
+        return Loss(talker + PREDICTOR_WEIGHT * predictor, parts, codes.numel() + residual.numel())
+
+    def generate(
+        self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
+        max_frames: Sequence[int],
+    ) -> list[Generation]:
+        assert isinstance(network, Qwen3TTSNetwork)
+        _check_vector(network, voice.speaker_embedding, f"voice {voice.speaker}")
+        with _evaluating(network):
+            speaker = torch.from_numpy(voice.speaker_embedding)
+            return generation.generate(network, texts, speaker, sampling, seeds, max_frames)
+
+    @torch.no_grad()
+    def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
+        assert isinstance(network, Qwen3TTSNetwork)
+        with _evaluating(network):
+            batch = _pad(network, [(text, generation.codes)], voice.speaker_embedding[None])
+            first, codes, rest, residual = decisions(network, {k: v.to(network.device) for k, v in batch.items()})
+        first_log = first.float().log_softmax(-1).gather(-1, codes[:, None])
+        rest_log = rest.float().log_softmax(-1).gather(-1, residual[..., None])[..., 0]
+        frames = torch.cat([first_log[:-1], rest_log], -1).flatten()
+        return torch.cat([frames, first_log[-1]] if generation.finish == "stop" else [frames]).cpu().numpy()
+
+    def check_shapes(self, network: nn.Module, contract: Contract) -> None:
+        assert isinstance(network, Qwen3TTSNetwork)
+        ids, (first, *rest) = network.ids, contract.vocabulary
+        rows, entries = network.talker.codec_head.out_features, network.residual_entries
+        words = network.talker.model.text_embedding.num_embeddings
+        last = max(*network.prompt.tokenizer.get_vocab().values(), ids.tts_pad, ids.tts_bos, ids.tts_eos)
+        facts = [
+            (network.codebooks == contract.codebooks, network.codebooks, f"codebooks, not {contract.codebooks}"),
+            (ids.codes == first, ids.codes, f"codes of codebook 0, but the codec has {first}"),
+            (entries >= max(rest), entries, f"residual codes, but one codebook has {max(rest)} entries"),
+            (max(ids.codec) < rows, rows, f"codec rows, but special id {max(ids.codec)}"),
+            (min(ids.codec) >= ids.codes, ids.codes, f"codes of codebook 0, and special id {min(ids.codec)} is one"),
+            (last < words, words, f"text rows, but the last token is {last}"),
+        ]
+        for fits, count, problem in facts:
+            if not fits:
+                raise UserError(f"{self.name}: the network has {count} {problem}; use the files that came with it")
+
+
+FAMILY = Qwen3TTS
+
+
+def decisions(
+    network: Qwen3TTSNetwork, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Every decision of generation, teacher-forced: the talker's logits (M, codes + 1), its choices (M,), the code
+    predictor's logits (N, K-1, V), its choices (N, K-1). Rows follow `batch["labels"]`; N counts the frames, M the
+    stops as well.
+
+    The state that decided codebook 0 of a frame, which stands one position before the frame, is what the predictor
+    starts from. Right-padded and causal: no real position sees padding.
+    """
+    hidden = network.talker.model.run(network.embed(batch["text"], batch["codec"], batch["speaker"]))
+    labelled = batch["labels"] != IGNORED
+    hidden, choices, frames = hidden[labelled], batch["labels"][labelled], batch["label_codes"][labelled]
+    starts = choices != network.ids.codes
+    rest = network.residual_logits(hidden[starts], frames[starts][:, :-1])
+    return network.first_logits(hidden), choices, rest, frames[starts][:, 1:]
+
+
+def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The linear layers that `targets` mean, in order: `q_proj` is that of both transformers, as PEFT's suffixes mean
+    it, `talker.q_proj` and `code_predictor.q_proj` one's alone. UserError for a name that is none."""
+    patterns = []
+    for target in targets:
+        part, _, projection = target.rpartition(".")
+        if projection not in PROJECTIONS or part not in ("", *PARTS):
+            raise UserError(
+                f"params.yaml: qwen3_tts: targets: there is no {target!r}; use {', '.join(PROJECTIONS)}, for one "
+                f"transformer alone with {' or '.join(f'{name}.' for name in PARTS)} before it"
+            )
+        where = PARTS[part] if part else f"({'|'.join(PARTS.values())})"
+        patterns.append(rf"{where}\d+\.\w+\.{projection}")
+    if not targets:
+        known = ", ".join(PROJECTIONS)
+        raise UserError(f"params.yaml: qwen3_tts: targets: none, so nothing would be trained; use {known}")
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in linear if re.fullmatch("|".join(patterns), name)]
+
+
+def _resolved(network: nn.Module, settings: AdaptSettings) -> AdaptSettings:
+    return replace(settings, targets=tuple(target_layers(network, settings.targets)))
+
+
+def _check(network: Qwen3TTSNetwork, example: Example) -> None:
+    frames, codebooks = example.codes.shape
+    if not frames:
+        raise UserError(f"utterance {example.id}: no frames, so nothing to learn from; leave it out of the corpus")
+    if codebooks != network.codebooks:
+        raise UserError(
+            f"utterance {example.id}: {codebooks} codebooks, but the network has {network.codebooks}; "
+            "run the tokenise stage again"
+        )
+    largest = example.codes.max(0)
+    if example.codes.min() < 0 or largest[0] >= network.ids.codes or largest[1:].max() >= network.residual_entries:
+        raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
+    _check_vector(network, example.speaker_embedding, f"utterance {example.id}")
+
+
+def _check_vector(network: Qwen3TTSNetwork, vector: np.ndarray, what: str) -> None:
+    if vector.shape != (network.speaker_size,):
+        raise UserError(
+            f"{what}: a speaker vector of {vector.size} figures, but the network takes {network.speaker_size}; "
+            "run the tokenise stage again"
+        )
+
+
+def _pad(
+    network: Qwen3TTSNetwork, takes: Sequence[tuple[str, np.ndarray]], speaker: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
+    prompts = [network.prompt(text) for text, _ in takes]
+    length = max(len(words) + len(codes) for (words, _), (_, codes) in zip(prompts, takes, strict=True))
+    if length > network.max_length:
+        raise UserError(
+            f"an utterance takes {length} tokens, but the network has room for {network.max_length}; "
+            "lower max_seconds of the corpus"
+        )
+    shape = (len(takes), length)
+    text, labels = torch.full(shape, network.ids.tts_pad), torch.full(shape, IGNORED)
+    codec = torch.full((*shape, network.codebooks), NOTHING)
+    label_codes = torch.zeros_like(codec)
+    for row, ((words, first), (_, codes)) in enumerate(zip(prompts, takes, strict=True)):
+        start, end, frames = len(words), len(words) + len(codes), torch.from_numpy(codes.astype(np.int64))
+        text[row, :start], codec[row, :start, 0] = torch.tensor(words), torch.tensor(first)
+        codec[row, start:end] = frames
+        labels[row, start - 1 : end - 1] = frames[:, 0]
+        labels[row, end - 1] = network.ids.codes
+        label_codes[row, start - 1 : end - 1] = frames
+    speakers = torch.from_numpy(speaker.astype(np.float32))
+    return {"text": text, "codec": codec, "speaker": speakers, "labels": labels, "label_codes": label_codes}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off inside."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

@@ -1,0 +1,16 @@
+"""Qwen3-TTS's 12 Hz codec: 24 kHz, 1920 samples a frame, one semantic and several residual codebooks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.parts import voiceprint
+from models.parts.residual_codec import ResidualCodec
+
+
+class QwenCodec(ResidualCodec):
+    """24 kHz in and out, 12.5 frames a second."""
+
+    def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
+        """Float32 (192,): the voiceprint, which the network projects to its speaker position."""
+        return voiceprint.voiceprint(wave, self.mel)

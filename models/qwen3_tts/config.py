@@ -1,0 +1,104 @@
+"""A Qwen3-TTS weights folder's `config.json`, kept as the plain dictionary that it is.
+
+Field names are upstream's (QwenLM/Qwen3-TTS, qwen_tts/core/models/configuration_qwen3_tts.py). Upstream's own classes
+write a file that they cannot read back, so that a folder is always made by editing the dictionary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import Qwen3Config
+
+from models.parts.errors import UserError
+
+_BLOCK = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
+)
+SPEAKER_ROW = 3000  # of the codec embedding: where upstream's fine-tunes keep the speaker's vector
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Special tokens. `codes` counts the entries of codebook 0, which are the first rows of the codec embedding."""
+
+    codes: int
+    eos: int
+    bos: int
+    pad: int
+    nothink: int
+    think_bos: int
+    think_eos: int
+    speaker: int  # stands for the speaker's vector in the codec channel
+    tts_pad: int  # these three are text tokens
+    tts_bos: int
+    tts_eos: int
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Ids:
+        talker = config["talker_config"]
+        return cls(
+            # Upstream never generates the upper 1024 rows but for the end; our tiny networks have fewer of them.
+            codes=talker["vocab_size"] - talker.get("special_rows", 1024),
+            eos=talker["codec_eos_token_id"], bos=talker["codec_bos_id"], pad=talker["codec_pad_id"],
+            nothink=talker["codec_nothink_id"], think_bos=talker["codec_think_bos_id"],
+            think_eos=talker["codec_think_eos_id"], speaker=talker.get("speaker_row", SPEAKER_ROW),
+            tts_pad=config["tts_pad_token_id"], tts_bos=config["tts_bos_token_id"], tts_eos=config["tts_eos_token_id"],
+        )
+
+    @property
+    def codec(self) -> list[int]:
+        """Every special row of the codec embedding that a sequence needs."""
+        return [self.eos, self.bos, self.pad, self.nothink, self.think_bos, self.think_eos, self.speaker]
+
+
+def block_config(section: dict[str, Any]) -> Qwen3Config:
+    """The transformer of `talker_config` or `code_predictor_config` as Qwen 3's.
+
+    The talker's rotary positions have three sections (`mrope_section`), for time, height and width. Speech has the same
+    position in all three, which is the ordinary rotary embedding.
+    """
+    rope = {"rope_type": "default", "rope_theta": section["rope_theta"]}
+    return Qwen3Config(**{name: section[name] for name in _BLOCK}, rope_parameters=rope, use_cache=False)
+
+
+def check(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """`config` itself; UserError if a field that the network needs is missing."""
+    try:
+        Ids.of(config)
+        talker = config["talker_config"]
+        for section in (talker, talker["code_predictor_config"]):
+            block_config(section)
+            section["num_code_groups"]
+        talker["text_vocab_size"], talker["text_hidden_size"]
+        config["speaker_encoder_config"], config["tts_model_type"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{where}: not Qwen3-TTS's configuration (no {error}); use the file that came with the weights"
+        ) from None
+    return config
+
+
+# Qwen3-TTS-12Hz-1.7B-Base, as several ports embed its config.json.
+RELEASED: dict[str, Any] = {
+    "model_type": "qwen3_tts", "tts_model_type": "base",
+    "im_start_token_id": 151644, "im_end_token_id": 151645,
+    "tts_pad_token_id": 151671, "tts_bos_token_id": 151672, "tts_eos_token_id": 151673,
+    "talker_config": {
+        "vocab_size": 3072, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000,
+        "rope_scaling": {"interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "max_position_embeddings": 32768, "num_code_groups": 16, "text_vocab_size": 151936, "text_hidden_size": 2048,
+        "codec_pad_id": 2148, "codec_bos_id": 2149, "codec_eos_token_id": 2150, "codec_think_id": 2154,
+        "codec_nothink_id": 2155, "codec_think_bos_id": 2156, "codec_think_eos_id": 2157,
+        "code_predictor_config": {
+            "vocab_size": 2048, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 5,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000, "max_position_embeddings": 65536, "num_code_groups": 16,
+        },
+    },
+    "speaker_encoder_config": {"enc_dim": 2048, "sample_rate": 24000},
+}

@@ -1,0 +1,111 @@
+"""Generation with Qwen3-TTS: one batch, a cache for each transformer, every row as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from models.parts.errors import UserError
+from models.parts.family import Generation, Sampling
+from models.parts.sampling import draw, generators, uniforms
+from models.qwen3_tts.network import Qwen3TTSNetwork
+from models.qwen3_tts.prompt import NOTHING
+
+# QwenLM/Qwen3-TTS, qwen_tts/core/models/modeling_qwen3_tts.py: no take ends before this many frames, and an entry of
+# codebook 0 that the take has already used gets less likely by this factor.
+MIN_FRAMES, REPETITION_PENALTY = 2, 1.05
+
+
+@torch.inference_mode()
+def generate(
+    network: Qwen3TTSNetwork, texts: Sequence[str], speaker: torch.Tensor, sampling: Sampling, seeds: Sequence[int],
+    max_frames: Sequence[int],
+) -> list[Generation]:
+    """Texts and one speaker vector (E,) to codes. Rows end by themselves; an ended row leaves the batch at once.
+
+    Prompts are padded on the left, out of sight: a row's positions count its own tokens alone.
+    """
+    prompts, device, stop = [network.prompt(text) for text in texts], network.device, network.ids.codes
+    width = max(len(words) for words, _ in prompts)
+    limits = [min(most, network.max_length - len(words)) for (words, _), most in zip(prompts, max_frames, strict=True)]
+    if min(limits) < 1:
+        raise UserError(f"a text of {width} tokens leaves no room of {network.max_length} for speech; cut it in parts")
+    text = torch.zeros(len(prompts), width, dtype=torch.int64)
+    codec = torch.full((len(prompts), width, network.codebooks), NOTHING)
+    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
+    for row, (words, first) in enumerate(prompts):
+        text[row, width - len(words) :] = torch.tensor(words)
+        codec[row, width - len(words) :, 0] = torch.tensor(first)
+        mask[row, width - len(words) :] = 1
+    text, codec, mask = text.to(device), codec.to(device), mask.to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    speakers = speaker.to(device).expand(len(prompts), -1)
+    used = torch.zeros(len(prompts), stop + 1, dtype=torch.bool, device=device)
+    cache, sources, rows = DynamicCache(), generators(seeds), list(range(len(prompts)))
+    frames: list[list[np.ndarray]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    finish = ["length"] * len(prompts)
+    while True:
+        hidden = network.talker.model.run(network.embed(text, codec, speakers), cache, mask, positions)[:, -1]
+        random = uniforms([sources[row] for row in rows], network.codebooks)
+        frame, taken = _frame(network, hidden, used, len(frames[rows[0]]) >= MIN_FRAMES, random, sampling)
+        going = []
+        for place, (row, codes, steps) in enumerate(zip(rows, frame.cpu().numpy(), taken.tolist(), strict=True)):
+            if codes[0] == stop:
+                logprobs[row].append(steps[0])
+                finish[row] = "stop"
+                continue
+            frames[row].append(codes)
+            logprobs[row].extend(steps)
+            if len(frames[row]) < limits[row]:
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(rows):
+            rows, keep = [rows[place] for place in going], torch.tensor(going, device=device)
+            frame, used, mask, positions, speakers = (t[keep] for t in (frame, used, mask, positions, speakers))
+            cache.batch_select_indices(keep)
+        used = used.scatter(1, frame[:, :1], True)
+        text, codec = torch.full((len(rows), 1), network.ids.tts_pad, device=device), frame[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return [
+        Generation(
+            np.array(frames[row], np.int32).reshape(-1, network.codebooks),
+            finish[row],
+            np.array(logprobs[row], np.float32),
+        )
+        for row in range(len(prompts))
+    ]
+
+
+def _frame(
+    network: Qwen3TTSNetwork, hidden: torch.Tensor, used: torch.Tensor, may_stop: bool, random: torch.Tensor,
+    sampling: Sampling,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw the next frame of every row: codes (B, K), where codebook 0 may be the stop, and their log-probabilities."""
+    predictor, stop = network.talker.code_predictor, network.ids.codes
+    logits = network.first_logits(hidden).float()
+    less = torch.where(logits > 0, logits / REPETITION_PENALTY, logits * REPETITION_PENALTY)
+    penalised = torch.where(used, less, logits)
+    if not may_stop:
+        penalised[:, stop] = -torch.inf
+    codes = [draw(penalised, random[:, 0], sampling)]
+    taken = [_logprob(logits, codes[0])]
+    # The rest of a frame that is a stop is drawn too, after some code that exists, and then thrown away.
+    embeds = torch.stack([hidden, network.embed_first(codes[0].clamp(max=stop - 1))], 1)
+    cache = DynamicCache()
+    for codebook, head in enumerate(predictor.lm_head, start=1):
+        logits = head(predictor.run(embeds, cache)[:, -1])
+        codes.append(draw(logits, random[:, codebook], sampling))
+        taken.append(_logprob(logits, codes[-1]))
+        embeds = predictor.model.codec_embedding[codebook - 1](codes[-1])[:, None]
+    return torch.stack(codes, -1), torch.stack(taken, -1)
+
+
+def _logprob(logits: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """Log-probability (B,) of `choice` (B,) in logits (B, V), before penalty, temperature and truncation."""
+    return logits.float().log_softmax(-1).gather(-1, choice[:, None])[:, 0]

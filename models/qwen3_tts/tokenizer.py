@@ -1,0 +1,17 @@
+"""The text tokenizer of a weights folder: `tokenizer.json`, or the vocabulary and merges of the released folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import Qwen2Tokenizer
+
+from models.parts.text import load_tokenizer
+
+
+def load(folder: Path) -> Tokenizer:
+    """UserError if there is neither. The released folders have no tokenizer.json."""
+    if (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    return load_tokenizer(folder / "tokenizer.json")

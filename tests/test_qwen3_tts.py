@@ -1,0 +1,645 @@
+"""Qwen3-TTS: training scores what generation decides, adapters start from the base, upstream's defects are absent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+import models.qwen3_tts
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Contract, Example, Sampling, Voice
+from models.parts.mel import Mel
+from models.parts.voiceprint import voiceprint
+from models.qwen3_tts import Qwen3TTS, decisions
+from models.qwen3_tts.config import RELEASED
+from models.qwen3_tts.generation import MIN_FRAMES, _frame
+from models.qwen3_tts.network import Qwen3TTSNetwork
+from models.qwen3_tts.prompt import NOTHING
+from stages import tokenise
+from stages.common import selfcheck
+from tests import qwen3_toy
+from tests.qwen3_toy import CODEBOOKS, FIRST, RESIDUAL, VOICE
+
+TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
+LIMITS = [40, 25, 5]
+FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA = AdaptSettings("lora", 4, 8.0, 0.0, TARGETS)
+SFT = AdaptSettings("sft")
+CONTRACT = Contract("toy", "", 24000, 12.5, CODEBOOKS, (FIRST, *[RESIDUAL] * (CODEBOOKS - 1)))
+
+
+@pytest.fixture(scope="module")
+def family() -> Qwen3TTS:
+    return Qwen3TTS()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return qwen3_toy.folder(tmp_path_factory.mktemp("qwen3_tts"))
+
+
+def train_a_little(family: Qwen3TTS, network: torch.nn.Module, adapt: AdaptSettings) -> torch.nn.Module:
+    """A few steps at a rate that moves every trained weight."""
+    torch.manual_seed(1)  # PEFT draws its matrices
+    network = family.adapt(network, adapt).train()
+    batch = family.batch(network, qwen3_toy.examples())
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(4):
+        optimizer.zero_grad()
+        family.loss(network, batch).total.backward()
+        optimizer.step()
+    return network.eval()
+
+
+def loss(family: Qwen3TTS, network: torch.nn.Module, rows: list[Example] | None = None) -> float:
+    with torch.no_grad():
+        return float(family.loss(network, family.batch(network, rows or qwen3_toy.examples())).total)
+
+
+# --- one alignment rule -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [FREE, Sampling()])
+def test_training_scores_the_decisions_that_generation_makes(family, folder, sampling):
+    """The talker's decisions, the code predictor's and the stop, one by one; in a batch of unequal texts."""
+    network = family.network(folder)
+    takes = family.generate(network, TEXTS, VOICE, sampling, [1, 4, 3], LIMITS)
+    if sampling is FREE:
+        assert {take.finish for take in takes} == {"stop", "length"}  # both ends are covered
+    for text, take in zip(TEXTS, takes, strict=True):
+        assert len(take.logprobs) == len(take.codes) * CODEBOOKS + (take.finish == "stop")
+        np.testing.assert_allclose(family.decision_logprobs(network, text, VOICE, take), take.logprobs, atol=1e-4)
+
+
+def test_the_loss_is_the_weighted_mean_of_those_decisions(family, folder):
+    network = family.network(folder)
+    takes = family.generate(network, TEXTS[:1] * 8, VOICE, FREE, range(8), [40] * 8)
+    take = next(take for take in takes if take.finish == "stop" and len(take.codes) > 3)
+    row = Example("u", TEXTS[0], "toy", take.codes, VOICE.speaker_embedding)
+    result = family.loss(network, family.batch(network, [row]))
+    frames, stop = take.logprobs[:-1].reshape(-1, CODEBOOKS), take.logprobs[-1]
+    assert result.parts["talker"] == pytest.approx(-np.append(frames[:, 0], stop).mean(), abs=1e-4)
+    assert result.parts["code_predictor"] == pytest.approx(-frames[:, 1:].mean(), abs=1e-4)
+    assert result.labels == len(take.logprobs)
+    assert result.total.item() == pytest.approx(result.parts["talker"] + 0.3 * result.parts["code_predictor"], abs=1e-5)
+
+
+@pytest.mark.parametrize("key", ["labels", "label_codes"])
+def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
+    network, honest = family.network(folder), models.qwen3_tts._pad
+
+    def shifted(*arguments):
+        batch = honest(*arguments)
+        batch[key] = torch.roll(batch[key], -1, 1)
+        return batch
+
+    selfcheck.alignment(family, network, TEXTS[1], VOICE, 5)
+    monkeypatch.setattr(models.qwen3_tts, "_pad", shifted)
+    with pytest.raises(UserError, match="misaligned"):
+        selfcheck.alignment(family, network, TEXTS[1], VOICE, 5)
+
+
+def test_a_take_that_wants_to_stop_at_once_has_two_frames(family):
+    network = qwen3_toy.network()
+    words, first = network.prompt(TEXTS[0])
+    codec = torch.full((1, len(words), CODEBOOKS), NOTHING)
+    codec[0, :, 0] = torch.tensor(first)
+    speaker = torch.from_numpy(VOICE.speaker_embedding)[None]
+    with torch.no_grad():  # a head that wants nothing but the stop
+        network.talker.codec_head.weight.mul_(1e-3)
+        hidden = network.talker.model.run(network.embed(torch.tensor([words]), codec, speaker))[0, -1]
+        network.talker.codec_head.weight[network.ids.eos] = hidden
+    (take,) = family.generate(network, TEXTS[:1], VOICE, Sampling(temperature=0.1), [1], [9])
+    assert len(take.codes) == MIN_FRAMES and take.finish == "stop"
+    assert take.logprobs[0] < -1  # it was not what the network wanted, and the score says so
+    np.testing.assert_allclose(family.decision_logprobs(network, TEXTS[0], VOICE, take), take.logprobs, atol=1e-4)
+
+
+# --- a batch is only a batch --------------------------------------------------------------------------------------
+
+
+def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
+    network = family.network(folder)
+    together = family.generate(network, TEXTS, VOICE, FREE, [1, 4, 3], LIMITS)
+    for text, seed, limit, take in zip(TEXTS, [1, 4, 3], LIMITS, together, strict=True):
+        (alone,) = family.generate(network, [text], VOICE, FREE, [seed], [limit])
+        np.testing.assert_array_equal(alone.codes, take.codes)
+        assert alone.finish == take.finish
+    (other,) = family.generate(network, TEXTS[:1], VOICE, FREE, [2], [40])
+    assert not np.array_equal(other.codes, together[0].codes)
+
+
+def test_padding_changes_no_decision(family, folder):
+    network, rows = family.network(folder), qwen3_toy.examples()
+    together = decisions(network, family.batch(network, rows))
+    alone = [decisions(network, family.batch(network, [row])) for row in rows]
+    for batched, single in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(batched, torch.cat(single), atol=1e-5, rtol=0)
+
+
+def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
+    """No special row but the end is ever drawn, however flat the distribution."""
+    network = family.network(folder).train()
+    takes = family.generate(network, TEXTS, VOICE, Sampling(50.0, 0, 1.0), [1, 2, 3], [30] * 3)
+    assert network.training
+    codes = np.concatenate([take.codes for take in takes])
+    assert codes.dtype == np.int32 and codes.min() >= 0
+    assert codes[:, 0].max() < FIRST and RESIDUAL / 2 < codes[:, 1:].max() < RESIDUAL
+
+
+def test_a_code_that_was_used_is_less_likely_but_scored_as_it_is(family):
+    """Upstream's repetition penalty of 1.05: 1.00 falls behind 0.97."""
+    network, hidden, used = qwen3_toy.network(), torch.eye(32)[:1], torch.zeros(1, FIRST + 1, dtype=torch.bool)
+    with torch.no_grad():
+        network.talker.codec_head.weight.zero_()
+        network.talker.codec_head.weight[[3, 5], 0] = torch.tensor([1.0, 0.97])
+        greedy = Sampling(temperature=0)
+        first, scored = _frame(network, hidden, used, True, torch.zeros(1, CODEBOOKS), greedy)
+        used[0, 3] = True
+        second, again = _frame(network, hidden, used, True, torch.zeros(1, CODEBOOKS), greedy)
+    assert (first[0, 0].item(), second[0, 0].item()) == (3, 5)
+    assert (scored[0, 0] - again[0, 0]).item() == pytest.approx(0.03, abs=1e-6)
+
+
+def test_logits_are_made_only_where_there_are_labels(family, folder):
+    network, rows = family.network(folder), qwen3_toy.examples()
+    first, codes, rest, residual = decisions(network, family.batch(network, rows))
+    frames = sum(len(row.codes) for row in rows)
+    assert first.shape == (frames + len(rows), FIRST + 1) and codes.shape == first.shape[:1]
+    assert rest.shape == (frames, CODEBOOKS - 1, RESIDUAL) and residual.shape == rest.shape[:2]
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapt", [LORA, SFT])
+def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, adapt):
+    network = family.network(folder)
+    wrapped = selfcheck.same_after_wrapping(family, network, adapt, family.batch(network, qwen3_toy.examples()))
+    assert any(p.requires_grad for p in wrapped.parameters())
+
+
+@pytest.mark.parametrize("adapt", [LORA, SFT, replace(LORA, targets=("talker.o_proj", "code_predictor.down_proj"))])
+def test_merged_weights_equal_base_and_adapter(family, folder, adapt):
+    adapted = train_a_little(family, family.network(folder), adapt)
+    state = family.adapter_state(adapted, adapt)
+    base, tuned = loss(family, family.network(folder)), loss(family, adapted)
+    assert base - tuned > 1e-3
+    assert loss(family, family.merged(folder, state, adapt, 1.0)) == pytest.approx(tuned, abs=1e-4)
+    assert loss(family, family.merged(folder, state, adapt, 0.0)) == pytest.approx(base, abs=1e-6)
+    third = family.merged(folder, state, adapt, 0.35).state_dict()
+    plain, full = family.network(folder).state_dict(), family.merged(folder, state, adapt, 1.0).state_dict()
+    assert plain.keys() == full.keys() == third.keys()
+    for key in plain:
+        torch.testing.assert_close(third[key], plain[key] + 0.35 * (full[key] - plain[key]))
+
+
+def test_targets_choose_talker_and_code_predictor_separately(family, folder):
+    def adapted(*targets: str) -> set[str]:
+        network = family.adapt(family.network(folder), replace(LORA, targets=targets))
+        assert all("lora_" in name for name, p in network.named_parameters() if p.requires_grad)
+        return {key.split(".lora_")[0] for key in family.adapter_state(network, LORA)}
+
+    talker = {f"talker.model.layers.{n}.self_attn.q_proj" for n in (0, 1)}
+    predictor = {f"talker.code_predictor.model.layers.{n}.self_attn.q_proj" for n in (0, 1)}
+    assert adapted("q_proj") == talker | predictor
+    assert adapted("talker.q_proj") == talker
+    assert adapted("code_predictor.q_proj") == predictor
+    assert len(adapted(*TARGETS)) == 7 * 4
+
+
+def test_full_fine_tuning_leaves_the_speaker_encoder_alone(family, folder):
+    network = train_a_little(family, family.network(folder), SFT)
+    base, tuned = family.network(folder).state_dict(), network.state_dict()
+    same = {key for key in base if torch.equal(base[key], tuned[key])}
+    assert same == {key for key in base if key.startswith("speaker_encoder.")}
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [(("codec_head",), "no 'codec_head'; use q_proj"), (("flow.q_proj",), "no 'flow.q_proj'"), ((), "none, so")],
+)
+def test_a_target_that_does_not_exist_is_named(family, folder, targets, message):
+    with pytest.raises(UserError, match=message):
+        family.adapt(family.network(folder), replace(LORA, targets=targets))
+
+
+def test_an_adapter_of_other_targets_is_refused(family, folder):
+    state = family.adapter_state(family.adapt(family.network(folder), LORA), LORA)
+    with pytest.raises(UserError, match="do not fit train.rank and train.targets"):
+        family.merged(folder, state, replace(LORA, targets=("talker.q_proj",)), 1.0)
+
+
+# --- guards -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codes": np.zeros((0, 4), np.int32)}, "utterance utt-0: no frames"),
+        ({"codes": np.zeros((3, 5), np.int32)}, "5 codebooks, but the network has 4"),
+        ({"codes": np.full((3, 4), 16, np.int32)}, "outside its codebook"),
+        ({"codes": np.full((3, 4), -1, np.int32)}, "outside its codebook"),
+        ({"codes": np.zeros((250, 4), np.int32)}, "room for 256"),
+        ({"speaker_embedding": np.zeros(0, np.float32)}, "speaker vector of 0 figures, but the network takes 192"),
+        ({"text": "  "}, "nothing to say"),
+        ({"text": "a <|im_end|> b"}, "control token"),
+        ({"text": "a <tts_pad> b"}, "control token"),
+    ],
+)
+def test_an_utterance_that_does_not_fit_the_network_is_refused(family, folder, change, message):
+    with pytest.raises(UserError, match=message):
+        family.batch(family.network(folder), [replace(qwen3_toy.examples()[0], **change)])
+
+
+def test_a_voice_without_its_vector_and_a_text_without_room_are_refused(family, folder):
+    network = family.network(folder)
+    with pytest.raises(UserError, match="voice x: a speaker vector of 0 figures"):
+        family.generate(network, ["a"], Voice("x", np.zeros(0, np.float32)), Sampling(), [1], [5])
+    with pytest.raises(UserError, match="leaves no room of 256"):
+        family.generate(network, ["a" * 250], VOICE, Sampling(), [1], [5])
+
+
+def test_a_batch_without_labels_stops_the_run(family, folder):
+    network = family.network(folder)
+    batch = family.batch(network, qwen3_toy.examples())
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    with pytest.raises(UserError, match="no supervised token"):
+        selfcheck.usable(family.loss(network, batch), "batch 1")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(family, folder):
+    network = family.network(folder)
+    with torch.no_grad():
+        network.talker.text_projection.linear_fc1.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="the loss is nan"):
+        selfcheck.usable(family.loss(network, family.batch(network, qwen3_toy.examples())), "batch 1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"codebooks": 5}, "4 codebooks, not 5"), ({"vocabulary": (25, 16, 16, 16)}, "the codec has 25"),
+     ({"vocabulary": (24, 16, 16, 40)}, "one codebook has 40 entries")],
+)
+def test_head_and_codec_must_fit(family, folder, changes, message):
+    network = family.network(folder)
+    family.check_shapes(network, CONTRACT)
+    with pytest.raises(UserError, match=message):
+        family.check_shapes(network, replace(CONTRACT, **changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("codec_eos_token_id", 99, "special id 99"), ("codec_bos_id", 3, "special id 3 is one"),
+     ("text_vocab_size", 30, "30 text rows, but the last token is")],
+)
+def test_special_ids_must_fit_the_embeddings(family, field, value, message):
+    toy = qwen3_toy.network()
+    config = toy.config | {"talker_config": toy.config["talker_config"] | {field: value}}
+    with pytest.raises(UserError, match=message):
+        family.check_shapes(Qwen3TTSNetwork(config, toy.prompt.tokenizer), CONTRACT)
+
+
+# --- structure ----------------------------------------------------------------------------------------------------
+
+
+def test_prompt_and_frames_have_upstreams_layout(family, folder):
+    """Both channels by hand, for a text of two tokens and three frames (facts of finetuning/dataset.py)."""
+    network, row = family.network(folder), replace(qwen3_toy.examples()[0], text="Hi")
+    ids, batch = network.ids, family.batch(network, [row])
+    h, i = (network.prompt.tokenizer.token_to_id(letter) for letter in "hi")
+    pad, role = ids.tts_pad, network.prompt.role
+    assert network.prompt.tokenizer.decode(role, skip_special_tokens=False) == "<|im_start|> assistant\n"
+    assert batch["text"][0].tolist() == [*role, pad, pad, pad, pad, ids.tts_bos, h, i, ids.tts_eos, pad, pad, pad, pad]
+    control = [ids.nothink, ids.think_bos, ids.think_eos, ids.speaker, ids.pad, ids.pad, ids.pad, ids.pad, ids.bos]
+    first = [NOTHING] * len(role) + control + row.codes[:, 0].tolist()
+    assert batch["codec"][0, :, 0].tolist() == first
+    assert batch["codec"][0, -3:, 1:].tolist() == row.codes[:, 1:].tolist()
+    assert (batch["codec"][0, :-3, 1:] == NOTHING).all()
+
+
+def test_the_speakers_vector_in_row_3000_says_the_same(family):
+    """Upstream's inference of a fine-tune reads the vector from the codec embedding: the same sequence comes in."""
+    network, row = qwen3_toy.network(), qwen3_toy.examples()[0]
+    batch = family.batch(network, [row])
+    measured = network.embed(batch["text"], batch["codec"], batch["speaker"])
+    with torch.no_grad():
+        rows = network.speaker_encoder.rows(batch["speaker"])
+        network.talker.model.codec_embedding.weight[network.ids.speaker] = rows[0]
+    at = batch["codec"][0, :, 0].tolist().index(network.ids.speaker)
+    words = network.talker.text_projection(network.talker.model.text_embedding(batch["text"]))
+    codes = network.embed_first(batch["codec"][..., 0].clamp(min=0))
+    torch.testing.assert_close(measured[0, at], (words + codes)[0, at])
+
+
+def test_both_transformers_compute_upstreams_formulas(family, folder):
+    """By hand: norms of query and key, rotary positions in three interleaved sections, grouped heads, SwiGLU."""
+    network = family.network(folder)
+    batch = family.batch(network, qwen3_toy.examples(1))
+    x = network.embed(batch["text"], batch["codec"], batch["speaker"])[0].detach()
+    for trunk, sections in ((network.talker.model, (2, 1, 1)), (network.talker.code_predictor.model, ())):
+        inputs = x[:, : trunk.config.hidden_size]
+        hidden = trunk.run(inputs[None])[0].detach().numpy()
+        np.testing.assert_allclose(hidden, by_hand(trunk, inputs.double().numpy(), sections), atol=1e-4)
+
+
+def by_hand(trunk: Any, x: np.ndarray, sections: tuple[int, ...]) -> np.ndarray:
+    weights = {key: value.double().numpy() for key, value in trunk.state_dict().items()}
+    heads, groups, half = qwen3_toy.BLOCK["num_attention_heads"], qwen3_toy.BLOCK["num_key_value_heads"], 4
+    inverse = qwen3_toy.BLOCK["rope_theta"] ** (-np.arange(half) / half)
+    axes = np.outer(np.arange(len(x)), inverse)[None].repeat(3, 0)  # time, height, width: all the same position
+    angles = axes[0].copy()
+    for axis in (1, 2) if sections else ():
+        taken = slice(axis, sections[axis] * 3, 3)
+        angles[:, taken] = axes[axis][:, taken]
+    cos, sin = np.tile(np.cos(angles), 2), np.tile(np.sin(angles), 2)
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weights[f"{name}.weight"]
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        return x * cos + np.concatenate([-x[:, half:], x[:, :half]], 1) * sin
+
+    for block in ("layers.0", "layers.1"):
+        inner = norm(x, f"{block}.input_layernorm")
+        query, key, value = (
+            np.split(inner @ weights[f"{block}.self_attn.{name}_proj.weight"].T, count, axis=1)
+            for name, count in (("q", heads), ("k", groups), ("v", groups))
+        )
+        outputs = []
+        for head in range(heads):
+            group = head // (heads // groups)
+            q = turned(norm(query[head], f"{block}.self_attn.q_norm"))
+            k = turned(norm(key[group], f"{block}.self_attn.k_norm"))
+            scores = np.exp(q @ k.T / np.sqrt(2 * half)) * np.tri(len(x))
+            outputs.append(scores / scores.sum(1, keepdims=True) @ value[group])
+        x = x + np.concatenate(outputs, 1) @ weights[f"{block}.self_attn.o_proj.weight"].T
+        inner = norm(x, f"{block}.post_attention_layernorm")
+        gate, up, down = (weights[f"{block}.mlp.{name}_proj.weight"].T for name in ("gate", "up", "down"))
+        x = x + ((inner @ gate) / (1 + np.exp(-inner @ gate)) * (inner @ up)) @ down
+    return norm(x, "norm")
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+def released(hidden: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of Qwen3-TTS-12Hz-Base, from the tables of upstream's classes."""
+    keys: dict[str, tuple[int, ...]] = {}
+
+    def blocks(prefix: str, width: int, mlp: int, layers: int) -> None:
+        for block in (f"{prefix}.layers.{n}" for n in range(layers)):
+            keys.update({f"{block}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")})
+            keys.update({f"{block}.self_attn.{name}_norm.weight": (128,) for name in "qk"})
+            keys.update({f"{block}.self_attn.{name}_proj.weight": (1024, width) for name in "kv"})
+            keys[f"{block}.self_attn.q_proj.weight"] = (2048, width)
+            keys[f"{block}.self_attn.o_proj.weight"] = (width, 2048)
+            keys.update({f"{block}.mlp.{name}_proj.weight": (mlp, width) for name in ("gate", "up")})
+            keys[f"{block}.mlp.down_proj.weight"] = (width, mlp)
+        keys[f"{prefix}.norm.weight"] = (width,)
+
+    def layer(name: str, *shape: int) -> None:
+        keys.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
+
+    def conv(name: str, outputs: int, inputs: int, kernel: int = 1) -> None:
+        layer(f"speaker_encoder.{name}", outputs, inputs, kernel)
+
+    blocks("talker.model", hidden, 3 * hidden, 28)
+    keys["talker.model.codec_embedding.weight"] = keys["talker.codec_head.weight"] = (3072, hidden)
+    keys["talker.model.text_embedding.weight"] = (151936, 2048)
+    layer("talker.text_projection.linear_fc1", 2048, 2048)
+    layer("talker.text_projection.linear_fc2", hidden, 2048)
+    predictor = "talker.code_predictor"
+    blocks(f"{predictor}.model", 1024, 3072, 5)
+    for n in range(15):
+        keys[f"{predictor}.model.codec_embedding.{n}.weight"] = (2048, hidden)
+        keys[f"{predictor}.lm_head.{n}.weight"] = (2048, 1024)
+    if hidden != 1024:
+        layer(f"{predictor}.small_to_mtp_projection", 1024, hidden)
+    conv("blocks.0.conv", 512, 128, 5)
+    for n in (1, 2, 3):
+        conv(f"blocks.{n}.tdnn1.conv", 512, 512)
+        for part in range(7):
+            conv(f"blocks.{n}.res2net_block.blocks.{part}.conv", 64, 64, 3)
+        conv(f"blocks.{n}.tdnn2.conv", 512, 512)
+        conv(f"blocks.{n}.se_block.conv1", 128, 512)
+        conv(f"blocks.{n}.se_block.conv2", 512, 128)
+    conv("mfa.conv", 1536, 1536)
+    conv("asp.tdnn.conv", 128, 3 * 1536)
+    conv("asp.conv", 1536, 128)
+    conv("fc", hidden, 2 * 1536)
+    return keys
+
+
+@pytest.mark.parametrize(("hidden", "parameters"), [(2048, 1_928_677_440), (1024, 914_643_008)])
+def test_released_names_shapes_and_size(hidden, parameters):
+    talker = RELEASED["talker_config"] | {"hidden_size": hidden, "intermediate_size": 3 * hidden}
+    with torch.device("meta"):
+        network = Qwen3TTSNetwork(RELEASED | {"talker_config": talker, "speaker_encoder_config": {"enc_dim": hidden}})
+    assert {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} == released(hidden)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    ids = network.ids
+    assert (ids.codes, ids.eos, ids.speaker, network.speaker_size) == (2048, 2150, 3000, hidden)
+
+
+def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
+    """vocab.json and merges.txt instead of tokenizer.json; fields that this repository does not know are no matter."""
+    letters = [*sorted(set("assistanthelHoĊ.")), "as", "ass"]
+    control = ["<|im_start|>", "<|im_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: n for n, letter in enumerate(letters)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na s\nas s\n")
+    added = {str(len(letters) + n): {"content": token, "special": True} for n, token in enumerate(control)}
+    tokenizer = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    toy = qwen3_toy.network()
+    ids = {f"tts_{name}_token_id": len(letters) + 2 + n for n, name in enumerate(("pad", "bos", "eos"))}
+    config = toy.config | ids | {"assistant_token_id": 77091, "tts_model_size": "1b7"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    network = family.network(tmp_path)
+    words, _ = network.prompt("Hello.")
+    role = network.prompt.tokenizer.decode(words[: len(network.prompt.role)], skip_special_tokens=False)
+    assert role == "<|im_start|>assistant\n"
+    assert [letters[n] for n in words[-8:-2]] == list("Hello.")
+    (take,) = family.generate(network, ["Hello."], VOICE, Sampling(), [1], [5])
+    assert len(take.codes) and np.isfinite(take.logprobs).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda state: state.pop("talker.model.norm.weight"), "missing.*talker.model.norm.weight"),
+     (lambda state: state.update({"epoch": torch.ones(1)}), "unexpected.*epoch"),
+     (lambda state: state.update({"talker.model.norm.weight": torch.ones(3)}), r"talker.model.norm.weight is \(3,\)")],
+)
+def test_weights_load_strictly(family, folder, tmp_path, change, message):
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        family.network(tmp_path)
+
+
+def test_a_configuration_without_a_field_and_a_folder_without_a_tokenizer_are_named(family, folder, tmp_path):
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text().replace("text_hidden_size", "other"))
+    with pytest.raises(UserError, match="not Qwen3-TTS's configuration.*text_hidden_size"):
+        family.network(tmp_path)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(UserError, match="tokenizer.json: the tokenizer is missing"):
+        family.network(tmp_path)
+
+
+def test_the_released_speaker_encoder_hears_and_its_vector_goes_in_as_it_is(family):
+    small = {"enc_dim": 32, "mel_dim": 12, "enc_channels": [16, 16, 16, 32], "enc_kernel_sizes": [5, 3, 3, 1],
+             "enc_dilations": [1, 2, 3, 1], "enc_attention_channels": 8, "enc_res2net_scale": 4, "enc_se_channels": 8}
+    network = qwen3_toy.network(speaker=small)
+    mel = torch.randn(2, 40, 12, generator=torch.Generator().manual_seed(1))
+    vectors = network.speaker_encoder(mel).detach()
+    assert vectors.shape == (2, 32) and not torch.allclose(vectors[0], vectors[1])
+    torch.testing.assert_close(network.speaker_encoder(mel[1:]).detach(), vectors[1:])
+    row = replace(qwen3_toy.examples()[0], speaker_embedding=vectors[0].numpy())
+    batch = family.batch(network, [row])
+    at = batch["codec"][0, :, 0].tolist().index(network.ids.speaker)
+    pad = network.talker.text_projection(network.talker.model.text_embedding(torch.tensor(network.ids.tts_pad)))
+    torch.testing.assert_close(network.embed(batch["text"], batch["codec"], batch["speaker"])[0, at], vectors[0] + pad)
+
+
+# --- defects of upstream, by name (facts/upstream_a.md 1.3) ---------------------------------------------------------
+
+
+def states(network: Qwen3TTSNetwork, row: Example) -> tuple[torch.Tensor, int]:
+    """Hidden states of the whole sequence, and the position of codec bos, from network and row alone."""
+    words, first = network.prompt(row.text)
+    text = torch.tensor([[*words, *[network.ids.tts_pad] * len(row.codes)]])
+    codec = torch.full((1, text.shape[1], CODEBOOKS), NOTHING)
+    codec[0, : len(first), 0] = torch.tensor(first)
+    codec[0, len(first) :] = torch.from_numpy(row.codes)
+    embeds = network.embed(text, codec, torch.from_numpy(row.speaker_embedding)[None])
+    return network.talker.model.run(embeds)[0], len(words) - 1
+
+
+def test_defect_1_the_talkers_labels_are_shifted_once(family, folder):
+    """Upstream scored label j + 2 from state j: speech got faster with every epoch."""
+    network, row = family.network(folder), qwen3_toy.examples()[2]
+    hidden, bos = states(network, row)
+    weight = network.talker.codec_head.weight
+    logits = hidden[bos:] @ torch.cat([weight[:FIRST], weight[[network.ids.eos]]]).T
+    labels = torch.tensor([*row.codes[:, 0], FIRST])
+    aligned, shifted = F.cross_entropy(logits, labels), F.cross_entropy(logits[:-1], labels[1:])
+    measured = family.loss(network, family.batch(network, [row])).parts["talker"]
+    assert measured == pytest.approx(aligned.item(), abs=1e-5)
+    assert abs(measured - shifted.item()) > 0.01
+
+
+def test_defect_2_head_i_learns_codebook_i_plus_1_and_none_is_left_out(family, folder):
+    """Upstream's head i learned codebook i + 2, and the last codebook was never trained."""
+    network, row = family.network(folder), qwen3_toy.examples()[2]
+    hidden, bos = states(network, row)
+    predictor = network.talker.code_predictor
+    aligned, shifted = [], []
+    for k, codes in enumerate(torch.from_numpy(row.codes).long()):
+        tables = [network.talker.model.codec_embedding, *predictor.model.codec_embedding]
+        embeds = torch.stack([hidden[bos + k], *(tables[i](codes[i]) for i in range(CODEBOOKS - 1))])
+        out = predictor.run(embeds[None])[0]
+        aligned += [F.cross_entropy(predictor.lm_head[i - 1](out[i]), codes[i]) for i in range(1, CODEBOOKS)]
+        shifted += [F.cross_entropy(predictor.lm_head[i - 1](out[i]), codes[i + 1]) for i in range(1, CODEBOOKS - 1)]
+    result = family.loss(network, family.batch(network, [row]))
+    assert result.parts["code_predictor"] == pytest.approx(torch.stack(aligned).mean().item(), abs=1e-5)
+    assert abs(result.parts["code_predictor"] - torch.stack(shifted).mean().item()) > 0.1
+    result.total.backward()
+    for head in predictor.lm_head:
+        assert head.weight.grad.abs().max() > 1e-4
+
+
+def test_defect_3_the_predictor_starts_from_a_state_that_has_not_read_its_frame(family, folder):
+    """Upstream took the state of the frame itself: all sixteen codes stood in its input."""
+    network, row = family.network(folder), qwen3_toy.examples()[2]
+    changed = replace(row, codes=row.codes.copy())
+    changed.codes[3, 1:] = (changed.codes[3, 1:] + 5) % RESIDUAL  # what codebook 1 … of frame 3 must not know
+    before, after = (decisions(network, family.batch(network, [one]))[2] for one in (row, changed))
+    torch.testing.assert_close(after[:4, 0], before[:4, 0])
+    torch.testing.assert_close(after[:3], before[:3])
+    assert (after[4, 0] - before[4, 0]).abs().max() > 1e-2  # the next frame knows
+
+
+@pytest.mark.parametrize("width", [20, 32])
+def test_defect_4_text_goes_through_its_projection(family, width):
+    """Upstream's training left it out: a crash where the widths differ, wrong embeddings where they do not. Its biases
+    reach every position that has text, and none that has not: each has, so that no mask is needed after it."""
+    network = qwen3_toy.network(text_hidden_size=width)
+    with torch.no_grad():
+        network.talker.text_projection.linear_fc2.bias.fill_(0.5)
+    row, talker = qwen3_toy.examples()[1], network.talker
+    batch = family.batch(network, [row])
+    embedded = network.embed(batch["text"], batch["codec"], batch["speaker"])[0]
+    weights, last = talker.text_projection, batch["text"].shape[1] - 1
+    words = talker.model.text_embedding(batch["text"][0]) @ weights.linear_fc1.weight.T + weights.linear_fc1.bias
+    words = F.silu(words) @ weights.linear_fc2.weight.T + 0.5
+    tables = [talker.model.codec_embedding, *talker.code_predictor.model.codec_embedding]
+    frame = sum(table.weight[code] for table, code in zip(tables, row.codes[-1], strict=True))
+    torch.testing.assert_close(embedded[0], words[0])
+    torch.testing.assert_close(embedded[8], words[8] + tables[0].weight[network.ids.pad])
+    torch.testing.assert_close(embedded[last], words[last] + frame)
+    family.loss(network, batch).total.backward()
+    assert weights.linear_fc1.weight.grad.abs().max() > 0
+
+
+def test_defect_5_a_speaker_is_not_whoever_came_first(family, folder):
+    """Upstream's row 3000 is the vector of the first item of the first batch. Here each utterance has its own, and the
+    voice that is generated with is the mean over clips, in whatever order they come."""
+    network, rows = family.network(folder), qwen3_toy.examples()
+    forward, backward = family.batch(network, rows), family.batch(network, rows[::-1])
+    torch.testing.assert_close(forward["speaker"], backward["speaker"].flip(0), rtol=0, atol=0)
+    np.testing.assert_array_equal(forward["speaker"].numpy(), np.stack([row.speaker_embedding for row in rows]))
+    assert loss(family, network, rows) == pytest.approx(loss(family, network, rows[::-1]), abs=1e-5)
+    voice = tokenise.voice_of(rows)
+    np.testing.assert_array_equal(voice.speaker_embedding, tokenise.voice_of(rows[::-1]).speaker_embedding)
+    np.testing.assert_allclose(voice.speaker_embedding, np.mean([row.speaker_embedding for row in rows], 0), rtol=1e-6)
+
+
+def test_the_speaker_vector_reaches_every_decision(family, folder):
+    network, row = family.network(folder), qwen3_toy.examples()[0]
+    other = replace(row, speaker_embedding=qwen3_toy.vector(99))
+    assert abs(loss(family, network, [row]) - loss(family, network, [other])) > 1e-3
+
+
+@pytest.mark.parametrize("adapt", [LORA, SFT])
+def test_defect_6_a_checkpoint_keeps_the_speaker_encoder(family, folder, tmp_path, adapt):
+    """Upstream drops every key that starts with speaker_encoder: nothing can be measured from such a folder."""
+    adapted = train_a_little(family, family.network(folder), adapt)
+    merged = family.merged(folder, family.adapter_state(adapted, adapt), adapt, 1.0)
+    family.save(merged, tmp_path)
+    again = family.network(tmp_path)
+    assert again.speaker_encoder is not None
+    saved = load_arrays(tmp_path / "model.safetensors")
+    assert {"speaker_encoder.linear.weight", "speaker_encoder.linear.bias"} <= saved.keys()
+
+
+def test_defect_references_of_different_length_share_a_batch(family, folder):
+    """Upstream concatenates reference spectrograms along the batch: two lengths crash it. Here they are vectors."""
+    mel = Mel(24000, n_fft=1920, hop=480, bands=80, fmax=8000.0)
+    tone = 0.1 * np.sin(np.arange(72000) / 20).astype(np.float32)
+    rows = [
+        replace(row, speaker_embedding=voiceprint(tone[: 24000 * (n + 1)], mel))
+        for n, row in enumerate(qwen3_toy.examples())
+    ]
+    network = family.network(folder)
+    assert family.batch(network, rows)["speaker"].shape == (3, network.speaker_size)
+
+
+def test_defect_config_is_written_so_that_it_reads_back(folder, tmp_path):
+    """Upstream's own class writes fields into config.json that its constructor refuses."""
+    network = Qwen3TTSNetwork.load(folder)
+    network.save(tmp_path)
+    assert Qwen3TTSNetwork.load(tmp_path).config == network.config == qwen3_toy.network().config
