@@ -38,13 +38,16 @@ def main(argv: list[str]) -> None:
     with StageMetrics("tokenise", name) as metrics:
         # 1. The family, its codec, and the audio that `resample` prepared for it.
         family = models.load(name)
-        codec = family.codec(params.family(name).weights)
+        weights = params.family(name).weights
+        codec = family.codec(weights)
         shards = Shards(Path(f"data/{name}/resampled"))
         rows = read_jsonl(Path("data/corpus/manifest.jsonl"))
         # 2. Codes and speaker vectors, batch by batch.
         encoded = encode(codec, shards, rows, SCRATCH / "tokenise" / name)
         # 3. The family's own format, read back, and what it was made with.
-        examples = {split: [encoded[row["id"]] for row in rows if row["split"] == split] for split in SPLITS}
+        examples = {
+            split: family.prepare([encoded[row["id"]] for row in rows if row["split"] == split], weights) for split in SPLITS
+        }
         with staged(Path(f"data/{name}/tokens")) as folder:
             for split in SPLITS:
                 family.write(examples[split], folder / split)

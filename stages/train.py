@@ -197,7 +197,8 @@ def digest(examples: list[Example]) -> str:
     """A hash of everything that training sees of a set."""
     sha = hashlib.sha256()
     for example in examples:
-        sha.update(repr((example.id, example.text, example.codes.shape)).encode() + example.codes.tobytes())
+        sha.update(repr((example.id, example.text, example.codes.shape)).encode())
+        sha.update(example.codes.tobytes() + example.speaker_embedding.tobytes())
     return sha.hexdigest()
 
 

@@ -6,7 +6,7 @@ Shapes: T is frames of codes, K is codebooks, all code arrays are int32 of shape
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,14 @@ class Generation:
     """One generated utterance. `finish` is "stop" (the stop token came) or "length" (the cap did).
 
     `logprobs` float32 (steps,): the log-probability of every decision that was taken, the stop included, before
-    temperature and truncation. The alignment check compares them with the training loss.
+    temperature and truncation. The alignment check compares them with the training loss. `latents` float32 (T, W):
+    the hidden states that decided the codes, from families whose decoder takes them besides the codes.
     """
 
     codes: np.ndarray
     finish: str
     logprobs: np.ndarray
+    latents: np.ndarray | None = None
 
 
 @dataclass
@@ -113,6 +115,10 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         """Codes (T, K) to waves at `output_sample_rate`."""
+
+    def render(self, generations: Sequence[Generation], voice: Voice) -> list[np.ndarray]:
+        """What a network generated to waves: its codes, and its latents where the decoder takes them."""
+        return self.decode([generation.codes for generation in generations], voice)
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,10 @@ class Family(ABC):
     def read(self, folder: Path) -> list[Example]:
         """What `write` wrote, exactly and in order. UserError for a file that is missing, cut or of another shape."""
 
+    def prepare(self, examples: Sequence[Example], weights: Path) -> list[Example]:
+        """Utterances as `write` stores them, where that is more than they hold: ids of the base's tokenizer, prompts."""
+        return list(examples)
+
     # --- network --------------------------------------------------------------------------------------------------
     @abstractmethod
     def network(self, weights: Path) -> torch.nn.Module:
@@ -155,6 +165,17 @@ class Family(ABC):
     @abstractmethod
     def create(self, config: dict[str, Any], seed: int) -> torch.nn.Module:
         """A network with seeded random weights and a character tokenizer, for training a tiny base from nothing."""
+
+    def base_examples(self, examples: Sequence[Example], points: Callable[[str], np.ndarray]) -> list[Example]:
+        """What a base is trained on from nothing, where that is more than text and codes.
+
+        `points(id)`: what the tokeniser quantises of an utterance, float32 (T, D), for a network that hears a prompt.
+        """
+        return list(examples)
+
+    def latents(self, network: torch.nn.Module, examples: Sequence[Example]) -> list[np.ndarray]:
+        """`Generation.latents` of each utterance, teacher-forced, from families whose decoder takes them."""
+        raise NotImplementedError(f"{self.name}: the decoder takes codes alone")
 
     @abstractmethod
     def save(self, network: torch.nn.Module, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers.pytorch_utils import Conv1D
 
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings
@@ -19,16 +20,17 @@ from models.parts.family import AdaptSettings
 
 def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
     """Freeze `trunk` and put fresh LoRA layers (B = 0: the output stays) into its modules named by `settings.targets`."""
-    linear = {name.rsplit(".", 1)[-1] for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear)}
-    unknown = sorted(set(settings.targets) - linear)
+    layers = {name.rsplit(".", 1)[-1]: module for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
+    unknown = sorted(set(settings.targets) - set(layers))
     if unknown or not settings.targets:
         # PEFT is silent when only some of the names match; a fused name from another framework trains half of what it says.
-        raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(sorted(linear))}")
+        raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(sorted(layers))}")
     trunk.requires_grad_(False)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float works and is what PEFT computes with
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets), bias="none",
+        fan_in_fan_out=isinstance(layers[settings.targets[0]], Conv1D),  # GPT-2 keeps its matrices transposed
     )
     inject_adapter_in_model(config, trunk)
 

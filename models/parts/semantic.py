@@ -46,9 +46,13 @@ class SemanticQuantiser(torch.nn.Module):
     @torch.no_grad()
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(T, 384) -> ids (T,)."""
-        points = (features - self.mean) @ self.projection
+        points = self.points(features)
         # |x - e|² without |x|², which is the same for every entry
         return (self.entries.pow(2).sum(1) - 2 * points @ self.entries.T).argmin(1)
+
+    def points(self, features: torch.Tensor) -> torch.Tensor:
+        """(T, 384) -> (T, D): what is quantised."""
+        return (features - self.mean) @ self.projection
 
     @torch.no_grad()
     def fit(self, features: torch.Tensor, seed: int, steps: int = 60, batch: int = 20000) -> float:
@@ -59,7 +63,7 @@ class SemanticQuantiser(torch.nn.Module):
         centred = (features - self.mean) / scale
         _, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         self.projection = vectors[:, -self.entries.shape[1]:].flip(1) / scale[:, None]
-        points = (features - self.mean) @ self.projection
+        points = self.points(features)
         self.entries = kmeans(points, len(self.entries), generator, steps, batch)
         chosen = self.entries[self(features)]
         return 1 - float((points - chosen).pow(2).sum() / points.pow(2).sum())
