@@ -130,11 +130,11 @@ class IndexTTS2(Family):
     ) -> list[Generation]:
         """The prompt is the mean over the voice's clips, as XTTS takes the mean over the chunks of a prompt."""
         assert isinstance(network, UnifiedVoice)
-        _, condition, emotion = unpack(voice.speaker_embedding, network.config)
-        heard = [torch.from_numpy(array).to(network.device) for array in (condition, emotion)]
+        _, *heard = unpack(voice.speaker_embedding, network.config)
+        condition, emotion = (torch.from_numpy(array).to(network.device) for array in heard)
         with _evaluating(network):
             ids = [network.text_ids(text) for text in texts]
-            return generation.generate(network, ids, *heard, sampling, seeds, max_frames)
+            return generation.generate(network, ids, condition, emotion, sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:

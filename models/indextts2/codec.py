@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.indextts2.conditioner import Conditioner
+from models.indextts2.conditioner import load_conditioner
 from models.indextts2.network import read_network_config
 from models.parts import whisper
 from models.parts.each import each
@@ -38,7 +38,7 @@ class IndexCodec(SemanticCodec):
                 f"{weights}/codec/config.json: pca {self.config['pca']} and latents {flow['latents']}, but the network "
                 f"hears {gpt['condition_width']} and gives {gpt['model_dim']}; codec and weights are of two models"
             )
-        self.conditioner = Conditioner.load(gpt, weights / "model.safetensors")
+        self.conditioner = load_conditioner(gpt, weights / "model.safetensors")
         files = weights / "codec" / "model.safetensors", whisper.weights_file(), weights / "model.safetensors"
         self.contract = replace(self.contract, tokeniser_sha256=sha256_of(*files))
 

@@ -25,16 +25,25 @@ KERNEL = 15      # of the conformer's convolution
 SHORTEST = 3     # input frames: fewer leave nothing after the subsampling
 
 
+class Sinusoids(nn.Module):
+    """Positions, which every layer sees: `pe` (1, positions, width), one of the released tensors."""
+
+    pe: torch.Tensor
+
+    def __init__(self, positions: int, width: int):
+        super().__init__()
+        angles = torch.arange(positions)[:, None] * torch.exp(torch.arange(0, width, 2) * -(math.log(10000.0) / width))
+        self.register_buffer("pe", torch.stack([angles.sin(), angles.cos()], -1).reshape(1, positions, width))
+
+
 class Subsampling(nn.Module):
-    """Half the frames, from a 3 x 3 convolution; `pos_enc.pe` is the table of positions that every layer sees."""
+    """Half the frames, from a 3 x 3 convolution."""
 
     def __init__(self, width_in: int, width: int, positions: int):
         super().__init__()
         self.conv = nn.Sequential(nn.Conv2d(1, width, 3, 2), nn.ReLU())
         self.out = nn.Sequential(nn.Linear(width * ((width_in - 1) // 2), width))
-        self.pos_enc = nn.Module()
-        at = torch.arange(positions)[:, None] * torch.exp(torch.arange(0, width, 2) * -(math.log(10000.0) / width))
-        self.pos_enc.register_buffer("pe", torch.stack([at.sin(), at.cos()], -1).reshape(1, positions, width))
+        self.pos_enc = Sinusoids(positions, width)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, D) -> (B, (T - 1) // 2, width) and the positions (1, (T - 1) // 2, width)."""
@@ -187,7 +196,8 @@ class Perceiver(nn.Module):
         """x (B, T, context), mask (B, T) -> (B, count, width)."""
         context, latents = self.proj_context(x), self.latents.expand(len(x), -1, -1)
         mask = F.pad(mask, (len(self.latents), 0), value=True)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]  # a ModuleList of two
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             latents = attention(latents, context, mask) + latents
             latents = feed_forward(latents) + latents
         out: torch.Tensor = self.norm(latents)
@@ -226,16 +236,16 @@ class Conditioner(nn.Module):
         emotion = self.emo_perceiver_encoder(*self.emo_conditioning_encoder(points, lengths))[:, 0]
         return latents, self.emo_layer(self.emovec_layer(emotion))
 
-    @classmethod
-    def load(cls, config: dict[str, Any], path: Path) -> Conditioner:
-        """These modules alone, out of a network's weights. UserError names what is missing."""
-        conditioner, tensors = cls(config), read_tensors(path)
-        own = conditioner.state_dict()
-        for name, tensor in own.items():
-            if name not in tensors or tensors[name].shape != tensor.shape:
-                raise UserError(f"{path}: {name} is missing or of another shape; use the config.json that came with the weights")
-        conditioner.load_state_dict({name: tensors[name] for name in own})
-        return conditioner.requires_grad_(False).eval()
+
+def load_conditioner(config: dict[str, Any], path: Path) -> Conditioner:
+    """The conditioner alone, out of a network's weights. UserError names what is missing."""
+    conditioner, tensors = Conditioner(config), read_tensors(path)
+    own = conditioner.state_dict()
+    for name, tensor in own.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            raise UserError(f"{path}: {name} is missing or of another shape; use the config.json that came with the weights")
+    conditioner.load_state_dict({name: tensors[name] for name in own})
+    return conditioner.requires_grad_(False).eval()
 
 
 def unpack(vector: np.ndarray, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

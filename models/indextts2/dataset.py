@@ -72,7 +72,7 @@ def pairs(examples: Sequence[Example]) -> dict[str, Example]:
     rings: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         rings[example.speaker].append(example)
-    prompts = {}
+    prompts: dict[str, Example] = {}
     for speaker, ring in rings.items():
         if len(ring) < 2:
             raise UserError(f"speaker {speaker}: utterance {ring[0].id} is the only one of its set, so there is no other to be its prompt; raise corpus.validation and corpus.test, or add recordings")
@@ -115,8 +115,8 @@ def write(targets: Sequence[Target], folder: Path) -> None:
         text_start += len(target.text_ids)
         codes_start += len(target.codes)
     for kind, (dtype, dimensions) in KINDS.items():
-        empty = np.zeros((0,) * dimensions, dtype)
-        np.save(folder / f"{kind}.npy", np.concatenate(own[kind]).astype(dtype) if own[kind] else empty)
+        array = np.concatenate(own[kind]) if own[kind] else np.zeros((0,) * dimensions)
+        np.save(folder / f"{kind}.npy", array.astype(dtype))
     (folder / MANIFEST).write_text("".join(lines))
 
 

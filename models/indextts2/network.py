@@ -78,7 +78,7 @@ class UnifiedVoice(Conditioner):
             resid_pdrop=config["dropout"], embd_pdrop=config["dropout"], attn_pdrop=config["dropout"], bos_token_id=None, eos_token_id=None,
         ))  # fmt: skip
         del self.gpt.wte
-        self.gpt.wpe = NoPositions(width)
+        self.gpt.wpe = NoPositions(width)  # type: ignore[assignment]
         # Start and stop, and a row that upstream has over.
         self.mel_pos_embedding = Positions(config["max_mel_tokens"] + 3, width)
         self.text_pos_embedding = Positions(config["max_text_tokens"] + 2, width)

@@ -163,7 +163,7 @@ def hidden_states(family: Family, network: torch.nn.Module, examples: list[Examp
     """`family.latents` by utterance, of as many as the recipe says; none for a decoder of codes alone."""
     chosen = sorted(examples, key=lambda e: e.id)
     chosen = random.Random(recipe["train"]["seed"]).sample(chosen, min(len(chosen), recipe["codec"].get("latents_clips", 0)))
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for batch in length_batches(chosen, recipe["train"]["batch_frames"]):
         found |= {e.id: hidden for e, hidden in zip(batch, family.latents(network, batch), strict=True)}
     return found

@@ -112,7 +112,8 @@ class CodecFit:
 
     def points(self, source: Source, clip_id: str) -> np.ndarray:
         """What is quantised of a clip: float32 (T, D)."""
-        points: np.ndarray = self.network.quantiser.points(torch.from_numpy(self._features(source, clip_id))).numpy()
+        with torch.autocast("cpu", enabled=False):  # the codec hears prompts in full precision, too
+            points: np.ndarray = self.network.quantiser.points(torch.from_numpy(self._features(source, clip_id))).numpy()
         return points
 
     def _fit(self, name: str, parameters: list[torch.nn.Parameter], heard: list[list[Utterance]], scratch: Path) -> list[dict]:
