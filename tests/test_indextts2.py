@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -19,10 +20,16 @@ from models.indextts2.dataset import Heard, Target, pairs
 from models.indextts2.network import RELEASED, UnifiedVoice
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Example, Generation, Sampling
-from stages import train
+from stages import tokenise, train
 from stages.common import selfcheck
+from stages.common.checkpoints import load_adapter
+from stages.common.files import write_jsonl
+from stages.common.shards import Clip, write_shards
+from stages.common.speaking import Reader, Script
+from stages.common.tokens import read_voice
 from tests import indextts2_toy as toy
 
+ROOT = Path(__file__).parents[1]
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 LIMITS = [60, 25, 5]
 SEEDS = [2, 9, 4]
@@ -427,6 +434,44 @@ def test_a_set_of_another_shape_is_refused(family, rows, tmp_path, damage, messa
         family.read(tmp_path)
 
 
+# --- the stages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with params.yaml, weights and eight resampled clips of noise."""
+    monkeypatch.chdir(tmp_path)
+    toy.folder(tmp_path / "weights")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"models": ["indextts2"]}
+    params["indextts2"]["tiny"]["weights"] = "weights"
+    params["indextts2"]["tiny"]["train"] |= {"epochs": 2, "batch_frames": 120}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    clips = [Clip(f"clip-{index}", 24000, noise(0.5 + 0.05 * index, index)) for index in range(8)]
+    write_shards(tmp_path / "data/indextts2/resampled", clips)
+    (tmp_path / "data/corpus").mkdir()
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    write_jsonl(tmp_path / "data/corpus/manifest.jsonl", [
+        {"id": clip.id, "text": f"Press {clip.id[-1]}.", "speaker": "ann", "split": split, "seconds": len(clip.audio) / 24000, "sha256": clip.id}
+        for clip, split in zip(clips, splits, strict=True)
+    ])  # fmt: skip
+    return tmp_path
+
+
+def test_from_clips_to_a_tuned_voice(family, place):
+    """The stages make the set, train on it, and the reader renders what the tuned network says."""
+    tokenise.main(["--model", "indextts2"])
+    tokens = place / "data/indextts2/tokens"
+    assert [(t.id, t.speaker) for t in family.read(tokens / "train")] == [(f"clip-{n}", "ann") for n in range(4)]
+    train.main(["--model", "indextts2"])
+    checkpoints = place / "data/indextts2/checkpoints"
+    history = [json.loads(line) for line in (checkpoints / "history.jsonl").read_text().splitlines()]
+    assert history[2]["train"]["total"] < history[1]["train"]["total"]
+    tuned = family.merged(place / "weights", load_adapter(checkpoints / "epoch-02"), SFT, 1.0)
+    reader = Reader(family, tuned, family.codec(place / "weights"), read_voice(tokens), Sampling(), 15.0, 20)
+    (take,) = reader.read([Script("p", "Press one.", 3)])
+    assert take.error is None and len(take.audio) == take.frames * 441
+
+
 # --- a base -----------------------------------------------------------------------------------------------------------
 
 
@@ -505,8 +550,9 @@ def test_defect_the_first_code_stands_at_position_1(family, folder, monkeypatch)
 
 def test_defect_fine_tuning_leaves_the_conditioner_whose_results_it_read(family, folder, rows):
     """Weight decay and a scale cannot touch what made the conditions of the set."""
-    tuned = family.merged(folder, family.adapter_state(train_a_little(family, family.network(folder), SFT, rows), SFT), SFT, 1.0)
-    base = family.network(folder)
+    trained = train_a_little(family, family.network(folder), SFT, rows)
+    tuned, base = family.merged(folder, family.adapter_state(trained, SFT), SFT, 1.0), family.network(folder)
+    assert not any(p.requires_grad for module in trained.conditioner_modules() for p in module.parameters())
     for mine, theirs in zip(base.conditioner_modules(), tuned.conditioner_modules(), strict=True):
         for name, tensor in mine.state_dict().items():
             torch.testing.assert_close(theirs.state_dict()[name], tensor, rtol=0, atol=0)
