@@ -342,6 +342,22 @@ def test_released_keys_shapes_and_size(family):
     assert sum(p.numel() for p in network.gpt.parameters()) == pytest.approx(472.3e6, rel=0.01)
 
 
+def test_the_sequence_is_laid_out_as_upstreams(family, folder, rows):
+    """Latents with the emotion added, constant 1 before constant 0, then text and speech, each from position 0."""
+    network, row = family.network(folder), rows[1]
+    batch = family.batch(network, [row])
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    text = np.array([0, *row.text_ids, 1])
+    speech = np.array([toy.CODES, *row.codes[:, 0]])
+    expected = np.concatenate([
+        row.condition + row.emotion, weights["speed_emb.weight"][[1, 0]],
+        weights["text_embedding.weight"][text] + weights["text_pos_embedding.emb.weight"][: len(text)],
+        weights["mel_embedding.weight"][speech] + weights["mel_pos_embedding.emb.weight"][: len(speech)],
+    ])  # fmt: skip
+    embedded = network.embed(*(batch[name] for name in ("condition", "emotion", "text", "speech", "lengths")))
+    np.testing.assert_allclose(embedded[0].detach().numpy(), expected, atol=1e-6)
+
+
 # --- the format -------------------------------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
