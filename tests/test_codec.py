@@ -91,6 +91,12 @@ def test_a_mel_turned_into_sound_has_that_mel():
     assert torch.corrcoef(both)[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_mel_of_a_few_frames_still_sounds(frames):
+    wave = MEL.griffin_lim(MEL(buzz(140))[20 : 20 + frames])
+    assert len(wave) == frames * MEL.hop and np.isfinite(wave).all() and np.abs(wave).max() > 1e-3
+
+
 @pytest.mark.parametrize(("low", "high"), [(90, 120), (120, 200), (200, 280)])
 def test_the_voiceprint_hears_pitch(low, high):
     prints = torch.from_numpy(np.stack([voiceprint(buzz(pitch), MEL) for pitch in (low, high)]))

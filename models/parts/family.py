@@ -89,12 +89,14 @@ class Generation:
     """One generated utterance. `finish` is "stop" (the stop token came) or "length" (the cap did).
 
     `logprobs` float32 (steps,): the log-probability of every decision that was taken, the stop included, before
-    temperature and truncation. The alignment check compares them with the training loss.
+    temperature and truncation. The alignment check compares them with the training loss. `latents` float32 (T, W):
+    the hidden states that decided the codes, from families whose decoder takes them besides the codes.
     """
 
     codes: np.ndarray
     finish: str
     logprobs: np.ndarray
+    latents: np.ndarray | None = None
 
 
 @dataclass
@@ -123,6 +125,10 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         """Codes (T, K) to waves at `output_sample_rate`."""
+
+    def render(self, generations: Sequence[Generation], voice: Voice) -> list[np.ndarray]:
+        """What a network generated to waves: its codes, and its latents where the decoder takes them."""
+        return self.decode([generation.codes for generation in generations], voice)
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,10 @@ class Family(ABC):
         `points(id)`: what the tokeniser quantises of an utterance, float32 (T, D), for a network that hears a prompt.
         """
         return list(examples)
+
+    def latents(self, network: torch.nn.Module, examples: Sequence[Example]) -> list[np.ndarray]:
+        """`Generation.latents` of each utterance, teacher-forced, from families whose decoder takes them."""
+        raise NotImplementedError(f"{self.name}: the decoder takes codes alone")
 
     @abstractmethod
     def save(self, network: torch.nn.Module, folder: Path) -> None:

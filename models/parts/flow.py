@@ -22,6 +22,7 @@ class FlowConfig:
     """`codebooks`: entries of each codebook. `patch`: mel frames a token. `speaker`: does a voiceprint say whose voice?
 
     `scalars`: all codebooks but the first are levels of scalar values (models/parts/scalars.py), read by a linear layer.
+    `latents`: width of the language model's hidden states, where the decoder takes them besides the codes (0: it does not).
     """
 
     codebooks: tuple[int, ...]
@@ -32,6 +33,7 @@ class FlowConfig:
     layers: int = 5
     heads: int = 4
     speaker: bool = True
+    latents: int = 0
     steps: int = 4  # Euler steps in decoding
 
 
@@ -95,6 +97,7 @@ class Flow(nn.Module):
         # Of the voiceprint only the pitch goes in: a layer on all of it fits the few voices of training and garbles a new
         # one (word error 0.81 instead of 0.17, measured). Timbre comes back with the speaker's own band statistics.
         self.pitch = nn.Linear(1, width) if config.speaker else None
+        self.latent = nn.Linear(config.latents, width) if config.latents else None
         self.noisy = nn.Linear(patch, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4 * width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
@@ -103,13 +106,21 @@ class Flow(nn.Module):
         # The average voice of the training set: what mels are standardised by where no voiceprint says whose they are.
         self.register_buffer("average", torch.zeros(voiceprint.SIZE))
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """x (B, T, patch × bands) noisy, t (B,) in [0, 1], codes (B, T, K), prints (B, 192), mask (B, T) -> clean x."""
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor,
+        latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x (B, T, patch × bands) noisy, t (B,) in [0, 1], codes (B, T, K), prints (B, 192), mask (B, T) -> clean x.
+
+        `latents` (B, T, config.latents), or None where codes alone are decoded.
+        """
         h = self.noisy(x) + torch.stack([table(codes[..., k]) for k, table in enumerate(self.embed)]).sum(0)
         if self.values is not None:
             h = h + self.values(to_values(codes[..., 1:], self.levels))
         if self.pitch is not None:
             h = h + self.pitch(voiceprint.mean_pitch(prints))[:, None]
+        if latents is not None and self.latent is not None:
+            h = h + self.latent(latents)
         half = self.config.width // 2
         angle = 1000 * t[:, None] * torch.exp(-torch.arange(half) * (9.21 / half))
         time = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))
@@ -125,7 +136,10 @@ class Flow(nn.Module):
         mean, spread, _ = voiceprint.split(vectors)
         return mean[:, None], spread[:, None]
 
-    def loss(self, mel: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def loss(
+        self, mel: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor,
+        latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """mel (B, T × patch, bands), mask (B, T): mean absolute error of the clean mel, at a random time and noise."""
         mean, spread = self._scale(prints)
         batch, length = mask.shape
@@ -134,19 +148,23 @@ class Flow(nn.Module):
         t = torch.rand(batch) * (torch.rand(batch) < 0.2)
         noise = torch.randn_like(clean)
         x = (1 - t)[:, None, None] * noise + t[:, None, None] * clean
-        error = (self(x, t, codes, prints, mask) - clean).abs().mean(-1)
+        error = (self(x, t, codes, prints, mask, latents) - clean).abs().mean(-1)
         return (error * mask).sum() / mask.sum()
 
     @torch.no_grad()
-    def decode(self, codes: torch.Tensor, prints: torch.Tensor) -> torch.Tensor:
-        """One utterance: codes (T, K), prints (192,) -> log-mel (T × patch, bands). The same noise for every call."""
+    def decode(self, codes: torch.Tensor, prints: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """One utterance: codes (T, K), prints (192,), latents (T, W) or none -> log-mel (T × patch, bands).
+
+        The same noise for every call.
+        """
+        hidden = None if latents is None else latents[None]
         length, patch = len(codes), self.config.patch * self.config.bands
         mask = torch.ones(1, length, dtype=torch.bool)
         x = torch.randn(length, patch, generator=torch.Generator().manual_seed(0))[None]
         steps = self.config.steps
         for step in range(steps):
             t = step / steps
-            clean = self(x, torch.tensor([t]), codes[None], prints[None], mask)
+            clean = self(x, torch.tensor([t]), codes[None], prints[None], mask, hidden)
             x = clean if step == steps - 1 else x + (clean - x) / (1 - t) / steps
         mean, spread = self._scale(prints[None])
         return (x.reshape(1, length * self.config.patch, -1) * spread + mean)[0]

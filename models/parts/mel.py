@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +53,9 @@ class Mel:
 
     def griffin_lim(self, mel: torch.Tensor, iterations: int = 32, momentum: float = 0.99) -> np.ndarray:
         """(frames, bands) log-mel -> (frames × hop,) wave: the fast Griffin-Lim of Perraudin et al. (2013), zero initial phase."""
+        wanted = mel.shape[0] * self.hop
+        lacking = self.n_fft // 2 // self.hop + 1 - mel.shape[0]  # the transform mirrors half a window at each end
+        mel = torch.nn.functional.pad(mel, (0, 0, 0, max(0, lacking)), value=math.log(FLOOR))
         magnitude = (mel.exp() @ self.inverse).T.clamp(min=0)
         length = mel.shape[0] * self.hop
         magnitude = torch.nn.functional.pad(magnitude, (0, 1), mode="replicate")
@@ -63,7 +67,7 @@ class Mel:
             angles = rebuilt - (momentum / (1 + momentum)) * previous
             angles = angles / angles.abs().clamp(min=1e-12)
             previous = rebuilt
-        return torch.istft(magnitude * angles, self.n_fft, self.hop, window=self.window, length=length).numpy()
+        return torch.istft(magnitude * angles, self.n_fft, self.hop, window=self.window, length=length)[:wanted].numpy()
 
 
 def _initial_phase(shape: torch.Size, n_fft: int, hop: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers.pytorch_utils import Conv1D
 
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings
@@ -20,17 +21,19 @@ from models.parts.family import AdaptSettings
 def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
     """Freeze `trunk` and put fresh LoRA layers (B = 0: the output stays) into its modules named by `settings.targets`:
     last parts of their names, or whole names."""
-    linear = [name for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear)]
+    linear = {name: module for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
     unknown = sorted(t for t in set(settings.targets) if not any(f".{name}".endswith(f".{t}") for name in linear))
     if unknown or not settings.targets:
         # PEFT is silent when only some of the names match; a fused name from another framework trains half of what it says.
         known = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise UserError(f"params.yaml: train.targets: no linear layer is called {', '.join(unknown) or '(empty)'}; there are {', '.join(known)}")
+    first = next(module for name, module in linear.items() if f".{name}".endswith(f".{settings.targets[0]}"))
     trunk.requires_grad_(False)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float works and is what PEFT computes with
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets), bias="none",
+        fan_in_fan_out=isinstance(first, Conv1D),  # GPT-2 keeps its matrices transposed
     )
     inject_adapter_in_model(config, trunk)
 

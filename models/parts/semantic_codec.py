@@ -54,10 +54,14 @@ class SemanticCodec(Codec):
         return each(self._encode, waves)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
-        frames = max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate))
-        features = at_token_rate(whisper.features(wave), self.contract.token_rate, frames)
-        codes: np.ndarray = self.network.quantiser(torch.from_numpy(features)).numpy()[:, None].astype(np.int32)
+        codes: np.ndarray = self.network.quantiser(self.features(wave)).numpy()[:, None].astype(np.int32)
         return codes
+
+    def features(self, wave: np.ndarray) -> torch.Tensor:
+        """The speech encoder's output (T, 384) of a wave at the tokeniser's rate, at the token rate."""
+        frames = max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate))
+        speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE)
+        return torch.from_numpy(at_token_rate(whisper.features(speech.numpy()), self.contract.token_rate, frames))
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
         return voiceprint(self.at_output_rate(wave), self.mel)

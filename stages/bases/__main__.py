@@ -81,7 +81,12 @@ def main(argv: list[str]) -> None:
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN})
-    # 4. How it went.
+    # 4. Where the decoder takes the network's hidden states as well: the layer between them.
+    if latents := hidden_states(family, network, examples, recipe):
+        latents_curve = fit.fit_latents(spoken, codes, latents, SCRATCH / name)
+        save_half(fit.network, folder / "codec" / "model.safetensors")
+        write_curve(folder / "latents_curve.jsonl", latents_curve)
+    # 5. How it went.
     write_curve(folder / "decoder_curve.jsonl", decoder_curve)
     write_curve(folder / "curve.jsonl", curve)
     write_json(folder / "figures.json", {
@@ -179,6 +184,16 @@ def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) 
         settings["steps"], settings["lr"], seed, scratch, evaluate=evaluate,
     )
     return network.eval(), curve
+
+
+def hidden_states(family: Family, network: torch.nn.Module, examples: list[Example], recipe: dict) -> dict[str, np.ndarray]:
+    """`family.latents` by utterance, of as many as the recipe says; none for a decoder of codes alone."""
+    chosen = sorted(examples, key=lambda e: e.id)
+    chosen = random.Random(recipe["train"]["seed"]).sample(chosen, min(len(chosen), recipe["codec"].get("latents_clips", 0)))
+    found: dict[str, np.ndarray] = {}
+    for batch in length_batches(chosen, recipe["train"]["batch_frames"]):
+        found |= {e.id: hidden for e, hidden in zip(batch, family.latents(network, batch), strict=True)}
+    return found
 
 
 if __name__ == "__main__":

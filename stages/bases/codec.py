@@ -25,7 +25,7 @@ from stages.bases.loop import optimise
 from stages.bases.voices import Phone, phone_labels
 from stages.common.shards import Shards
 
-CROP = 80   # tokens of a training example of the decoder
+CROP_TOKENS, CROP_SECONDS = 80, 3.2  # of a training example of the decoder: at least so many of both
 BATCH = 24
 VOICE_CLIPS = 20  # a voice's statistics are means over so many of its longest clips, as in the tokenise stage
 FEWEST = 5  # frames of a pair of phones that count
@@ -36,11 +36,15 @@ NETWORKS: dict[str, Callable[[dict], torch.nn.Module]] = {
 
 @dataclass
 class Utterance:
-    """What the decoder learns from: codes (T, K) int16, log-mel (T × patch, bands) half precision, voiceprint (192,)."""
+    """What the decoder learns from: codes (T, K) int16, log-mel (T × patch, bands) half precision, voiceprint (192,).
+
+    `latents` (T, W): the language model's hidden states, half precision, or None where codes alone are decoded.
+    """
 
     codes: torch.Tensor
     mel: torch.Tensor
     print: torch.Tensor
+    latents: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,38 @@ class CodecFit:
             heard.append([found[i] for i in ids])
         flow = self.network.flow
         flow.average.copy_(torch.stack([torch.stack([u.print for u in utterances]).mean(0) for utterances in heard]).mean(0))
-        flow.train()
-        curve = optimise(
-            "decoder", flow.parameters(), lambda step: decoder_loss(flow, heard, random.Random(self.seed * 1_000_000 + step)),
-            self.recipe["decoder_steps"], self.recipe["decoder_lr"], self.seed, scratch,
-        )
-        flow.eval()
-        return curve
+        codes_alone = [p for name, p in flow.named_parameters() if not name.startswith("latent.")]
+        return self._fit("decoder", codes_alone, heard, scratch)
+
+    def fit_latents(self, source: Source, codes: dict[str, torch.Tensor], latents: dict[str, np.ndarray], scratch: Path) -> list[dict]:
+        """Train the layer through which `latents` (T, W) by clip enter the finished flow, and nothing else of it.
+
+        It starts at zero, where the decoder hears codes alone: what they say already is not learnt anew.
+        """
+        layer = self.network.flow.latent
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        utterances = {i: self._utterance(source, i, codes[i]) for i in tqdm(latents, desc="mels", mininterval=5)}
+        give_voice_statistics(utterances, source.voices)
+        for clip_id, hidden in latents.items():
+            utterances[clip_id].latents = torch.from_numpy(hidden).half()
+        return self._fit("latents", list(layer.parameters()), [list(utterances.values())], scratch)
 
     def points(self, source: Source, clip_id: str) -> np.ndarray:
         """What is quantised of a clip: float32 (T, D)."""
-        points: np.ndarray = self.network.quantiser.points(torch.from_numpy(self._features(source, clip_id))).numpy()
+        with torch.autocast("cpu", enabled=False):  # the codec hears prompts in full precision, too
+            points: np.ndarray = self.network.quantiser.points(torch.from_numpy(self._features(source, clip_id))).numpy()
         return points
+
+    def _fit(self, name: str, parameters: list[torch.nn.Parameter], heard: list[list[Utterance]], scratch: Path) -> list[dict]:
+        flow, crop = self.network.flow, max(CROP_TOKENS, round(CROP_SECONDS * self.rate))
+        flow.train()
+        curve = optimise(
+            name, parameters, lambda step: decoder_loss(flow, heard, crop, random.Random(self.seed * 1_000_000 + step)),
+            self.recipe[f"{name}_steps"], self.recipe[f"{name}_lr"], self.seed, scratch,
+        )
+        flow.eval()
+        return curve
 
     def _features(self, source: Source, clip_id: str) -> np.ndarray:
         features = source.features(clip_id)
@@ -159,17 +183,20 @@ def give_voice_statistics(utterances: dict[str, Utterance], voices: dict[str, st
             utterance.print = torch.cat([bands, utterance.print[len(bands) :]])
 
 
-def decoder_loss(flow: Flow, heard: list[list[Utterance]], rng: random.Random) -> torch.Tensor:
-    """The flow's loss on random crops of random utterances, as many of each source."""
+def decoder_loss(flow: Flow, heard: list[list[Utterance]], crop: int, rng: random.Random) -> torch.Tensor:
+    """The flow's loss on random crops (of `crop` tokens) of random utterances, as many of each source."""
     patch = flow.config.patch
     chosen = [u for utterances in heard for u in rng.sample(utterances, BATCH // len(heard))]
-    mask = torch.zeros(BATCH, CROP, dtype=torch.bool)
-    codes = torch.zeros(BATCH, CROP, chosen[0].codes.shape[1], dtype=torch.long)
-    mel = torch.zeros(BATCH, CROP * patch, flow.config.bands)
+    mask = torch.zeros(BATCH, crop, dtype=torch.bool)
+    codes = torch.zeros(BATCH, crop, chosen[0].codes.shape[1], dtype=torch.long)
+    mel = torch.zeros(BATCH, crop * patch, flow.config.bands)
+    latents = torch.zeros(BATCH, crop, flow.config.latents) if chosen[0].latents is not None else None
     for row, u in enumerate(chosen):
-        start = rng.randrange(max(1, len(u.codes) - CROP + 1))
-        part = u.codes[start : start + CROP]
+        start = rng.randrange(max(1, len(u.codes) - crop + 1))
+        part = u.codes[start : start + crop]
         codes[row, : len(part)], mask[row, : len(part)] = part.long(), True
         mel[row, : len(part) * patch] = u.mel[start * patch : (start + len(part)) * patch].float()
+        if latents is not None and u.latents is not None:
+            latents[row, : len(part)] = u.latents[start : start + len(part)].float()
     prints = torch.stack([u.print for u in chosen])
-    return flow.loss(mel, codes, prints, mask)
+    return flow.loss(mel, codes, prints, mask, latents)

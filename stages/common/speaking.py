@@ -71,7 +71,7 @@ class Reader:
         caps = [self._cap(text) for text in texts]
         try:
             generations = self.family.generate(self.network, texts, self.voice, self.sampling, seeds, caps)
-            waves = iter(self.codec.decode([one.codes for one in generations if len(one.codes)], self.voice))
+            waves = iter(self.codec.render([one for one in generations if len(one.codes)], self.voice))
             silent = np.zeros(0, np.float32)
             return [(one, next(waves) if len(one.codes) else silent) for one in generations]
         except UserError:
