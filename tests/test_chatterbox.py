@@ -569,7 +569,7 @@ def test_a_set_of_cosyvoice_2_serves_if_and_only_if_the_contract_says_so(family,
     shutil.copytree(tmp_path / "theirs" / "codec", tmp_path / "ours" / "codec")
     theirs, ours = cosyvoice2.codec(tmp_path / "theirs").contract, family.codec(tmp_path / "ours").contract
     cosyvoice2.write(rows, tmp_path / "tokens" / "train")
-    write_contract(tmp_path / "tokens", theirs)
+    write_contract(tmp_path / "tokens", theirs, {"train": len(rows)})
     selfcheck.contracts(family, network, read_contract(tmp_path / "tokens"), ours, "tokens/contract.json")
     taken = cosyvoice2.read(tmp_path / "tokens" / "train")
     family.write(family.prepare(taken, tmp_path), tmp_path / "chatterbox")
@@ -583,7 +583,7 @@ def test_a_set_of_cosyvoice_2_serves_if_and_only_if_the_contract_says_so(family,
         if name == "renamed":
             shutil.copytree(tmp_path / "theirs", tmp_path / name)
             (tmp_path / name / "codec" / "config.json").write_text(json.dumps(config | {"id": "toy-s3-v3"}))
-        write_contract(tmp_path / "tokens", cosyvoice2.codec(tmp_path / name).contract)
+        write_contract(tmp_path / "tokens", cosyvoice2.codec(tmp_path / name).contract, {"train": len(rows)})
         with pytest.raises(UserError, match=f"made with {field} "):
             selfcheck.contracts(family, network, read_contract(tmp_path / "tokens"), ours, "tokens/contract.json")
 
