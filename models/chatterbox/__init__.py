@@ -26,6 +26,7 @@ IGNORED = -100
 
 class Chatterbox(Family):
     name = "chatterbox"
+    told_who_speaks = True
     references = 1
 
     # --- data -----------------------------------------------------------------------------------------------------

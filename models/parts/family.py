@@ -147,6 +147,7 @@ class Family(ABC):
 
     name: str
     references = 0  # utterances that a voice brings along as `prompts`
+    told_who_speaks = False  # does the network take the speaker's vector?
 
     def __init__(self) -> None:
         path = Path(__file__).parents[1] / self.name / "card.yaml"

@@ -32,6 +32,7 @@ PARTS = {"talker": r"talker\.model\.layers\.", "code_predictor": r"talker\.code_
 
 class Qwen3TTS(Family):
     name = "qwen3_tts"
+    told_who_speaks = True
 
     # --- data -----------------------------------------------------------------------------------------------------
     def codec(self, weights: Path) -> Codec:

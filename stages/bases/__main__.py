@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -71,12 +72,10 @@ def main(argv: list[str]) -> None:
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
     save_half(fit.network, folder / "codec" / "model.safetensors")
     # 3. The network, from random weights.
-    ids = [i for i, c in codes.items() if len(c) > 2]
-    vectors = speaker_vectors(family.codec(folder), spoken, ids)
-    examples = [
-        Example(i, texts[i]["text"], texts[i]["speaker"], codes[i].numpy().astype(np.int32), vector)
-        for i, vector in zip(ids, vectors, strict=True)
-    ]
+    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
+    if family.told_who_speaks:
+        vectors = speaker_vectors(family.codec(folder), spoken, [example.id for example in examples])
+        examples = [replace(example, speaker_embedding=vector) for example, vector in zip(examples, vectors, strict=True)]
     examples = family.base_examples(examples, lambda clip_id: fit.points(spoken, clip_id))
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
