@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from models.fish_s2 import dataset, generation
 from models.fish_s2.config import FishConfig
 from models.fish_s2.network import FishNetwork
 from models.fish_s2.prompt import AFTER, BEFORE
-from models.parts import loralib_lora
+from models.parts import loralib_lora, peft_lora
 from models.parts.errors import UserError
+from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
 from models.parts.text import character_tokenizer
 
@@ -83,10 +83,7 @@ class FishS2(Family):
     def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
         network = self.network(weights)
         if settings.mode == "sft":
-            base = network.state_dict()
-            if wrong := sorted(base.keys() ^ state.keys()):
-                raise UserError(f"checkpoint: {wrong[0]} is not in both it and {weights}; run its train stage again")
-            network.load_state_dict({key: torch.lerp(base[key], state[key], scale) for key in base})
+            peft_lora.blend(network, state, scale)
         else:
             layers = target_layers(network, settings.targets)
             loralib_lora.merge(network, state, layers, scale * settings.alpha / settings.rank)
@@ -122,14 +119,14 @@ class FishS2(Family):
     ) -> list[Generation]:
         """The voice is in the weights: training has no reference in its prompt either, so `voice` is not used."""
         assert isinstance(network, FishNetwork)
-        with _evaluating(network):
+        with evaluating(network):
             prompts = [network.prompt(text) for text in texts]
             return generation.generate(network, prompts, sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, FishNetwork)
-        with _evaluating(network):
+        with evaluating(network):
             batch = _pad(network, [(network.prompt(text), generation.codes)])
             device = network.norm.weight.device
             slow, codes, fast, residual = decisions(network, {key: value.to(device) for key, value in batch.items()})
@@ -223,14 +220,3 @@ def _pad(network: FishNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]
         labels[row, end - 1] = config.stop
         label_codes[row, start - 1 : end - 1] = frame
     return {"tokens": tokens, "codes": codes, "labels": labels, "label_codes": label_codes}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside. The adapter is never merged by this (see models/parts/loralib_lora.py)."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

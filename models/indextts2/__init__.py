@@ -5,8 +5,7 @@ Paradigm C: the decoder is frozen, but its input is not only codes. Fine-tuning 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from models.indextts2.dataset import Heard, Target
 from models.indextts2.network import UnifiedVoice, encode, read_network_config
 from models.parts import peft_lora
 from models.parts.errors import UserError
+from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
 from models.parts.text import character_tokenizer, load_tokenizer
 
@@ -132,7 +132,7 @@ class IndexTTS2(Family):
         assert isinstance(network, UnifiedVoice)
         _, *heard = unpack(voice.speaker_embedding, network.config)
         condition, emotion = (torch.from_numpy(array).to(network.device) for array in heard)
-        with _evaluating(network):
+        with evaluating(network):
             ids = [network.text_ids(text) for text in texts]
             return generation.generate(network, ids, condition, emotion, sampling, seeds, max_frames)
 
@@ -142,7 +142,7 @@ class IndexTTS2(Family):
         _, condition, emotion = unpack(voice.speaker_embedding, network.config)
         ids = np.array(network.text_ids(text)[1:-1], np.int32)
         target = Target("", text, "", generation.codes, text_ids=ids, prompt_id="", condition=condition, emotion=emotion)
-        with _evaluating(network):
+        with evaluating(network):
             batch = {key: value.to(network.device) for key, value in _batch(network, [target]).items()}
             spoken = batch["labels"] != IGNORED
             scores = network.mel_head(_hidden(network, batch)[spoken]).float().log_softmax(-1)
@@ -152,7 +152,7 @@ class IndexTTS2(Family):
     @torch.no_grad()
     def latents(self, network: nn.Module, examples: Sequence[Example]) -> list[np.ndarray]:
         assert isinstance(network, UnifiedVoice)
-        with _evaluating(network):
+        with evaluating(network):
             batch = {key: value.to(network.device) for key, value in self.batch(network, examples).items()}
             hidden = _hidden(network, batch)
         codes = (batch["labels"] != IGNORED) & (batch["labels"] != network.stop)
@@ -234,14 +234,3 @@ def _check(network: UnifiedVoice, example: Example) -> None:
         raise UserError(f"utterance {example.id}: a code is outside of its codebook; run the tokenise stage again")
     if isinstance(example, Target) and example.text_ids.tolist() != network.text_ids(example.text)[1:-1]:
         raise UserError(f"utterance {example.id}: its text ids are not those of the base's tokenizer; run the tokenise stage again")
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

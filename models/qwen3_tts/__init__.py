@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from models.parts import peft_lora
 from models.parts.errors import UserError
+from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
 from models.parts.text import character_tokenizer
 from models.qwen3_tts import dataset, generation
@@ -131,14 +131,14 @@ class Qwen3TTS(Family):
     ) -> list[Generation]:
         assert isinstance(network, Qwen3TTSNetwork)
         _check_vector(network, voice.speaker_embedding, f"voice {voice.speaker}")
-        with _evaluating(network):
+        with evaluating(network):
             speaker = torch.from_numpy(voice.speaker_embedding)
             return generation.generate(network, texts, speaker, sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, Qwen3TTSNetwork)
-        with _evaluating(network):
+        with evaluating(network):
             batch = _pad(network, [(text, generation.codes)], voice.speaker_embedding[None])
             first, codes, rest, residual = decisions(network, {k: v.to(network.device) for k, v in batch.items()})
         first_log = first.float().log_softmax(-1).gather(-1, codes[:, None])
@@ -257,14 +257,3 @@ def _pad(
         label_codes[row, start - 1 : end - 1] = frames
     speakers = torch.from_numpy(speaker.astype(np.float32))
     return {"text": text, "codec": codec, "speaker": speakers, "labels": labels, "label_codes": label_codes}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

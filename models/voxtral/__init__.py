@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from models.parts import peft_lora
 from models.parts.errors import UserError
+from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
 from models.parts.sampling import generators
 from models.parts.scalars import to_values
@@ -116,13 +116,13 @@ class Voxtral(Family):
         `logprobs` speak of the semantic decisions; acoustic values have none, since nothing is chosen among them.
         """
         assert isinstance(network, VoxtralNetwork)
-        with _evaluating(network):
+        with evaluating(network):
             return generation.generate(network, [network.prompt(text) for text in texts], sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, VoxtralNetwork)
-        with _evaluating(network):
+        with evaluating(network):
             device = network.audio_embeddings.weight.device
             batch = _pad(network, [(network.prompt(text), generation.codes)])
             logits, choices, _, _ = decisions(network, {name: tensor.to(device) for name, tensor in batch.items()})
@@ -213,14 +213,3 @@ def _pad(network: VoxtralNetwork, sequences: Sequence[tuple[list[int], np.ndarra
         targets[row, start - 1 : end - 1] = frame[:, 1:]
     seeds = torch.tensor([zlib.crc32(frames.astype("<i4").tobytes()) for _, frames in sequences])
     return {"tokens": tokens, "codes": codes, "labels": labels, "targets": targets, "seeds": seeds}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
