@@ -154,7 +154,9 @@ def test_a_text_that_cannot_be_read_is_a_row_and_its_neighbours_are_read(killed:
 
 
 def test_every_row_has_its_audio_and_its_held_out_prompt_a_recording(killed: Repository) -> None:
-    for row in [*read_jsonl(killed.out / "rows.jsonl"), *read_json(killed.out / "floor.json")["rows"]]:
+    through_codec = read_json(killed.out / "codec.json")["rows"]
+    assert {row["prompt"] for row in through_codec} == {prompt.id for prompt in killed.prompts.values()}
+    for row in [*read_jsonl(killed.out / "rows.jsonl"), *read_json(killed.out / "floor.json")["rows"], *through_codec]:
         if row["wav"]:
             assert sf.info(killed.out / row["wav"]).duration == pytest.approx(row["seconds"], abs=0.01)
     recorded = {row["prompt"]: row for row in read_json(killed.out / "floor.json")["rows"]}

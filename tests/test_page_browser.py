@@ -152,7 +152,7 @@ def test_blind_order_differs_between_rows_and_seeds(page: Any) -> None:
 
 
 def test_verdict_survives_a_reload_and_the_repository_reads_the_saved_file(page: Any, root: Path) -> None:
-    press(page, "2", "x")
+    press(page, "3", "x")
     cell = page.find_element("css selector", "[data-checkpoint='epoch-04'][data-prompt='test-3']")
     cell.find_element("css selector", "[data-rating=good]").click()
     cell.find_element("class name", "note").click()
@@ -161,7 +161,7 @@ def test_verdict_survives_a_reload_and_the_repository_reads_the_saved_file(page:
     cell = page.find_element("css selector", "[data-checkpoint='epoch-04'][data-prompt='test-3']")
     assert cell.find_element("css selector", "[aria-pressed=true]").text == "good"
     assert cell.find_element("tag name", "textarea").get_property("value") == "clear, 1 breath; b? <b>"
-    assert "2 of 18 rated" in seen(page)
+    assert "2 of 20 rated" in seen(page)
     page.find_element("id", "save").click()
     saved = root / "downloads/verdicts-cosyvoice3.json"
     wait(lambda: saved.is_file() and saved.read_text().endswith("}\n"), "the file is downloaded")
@@ -173,15 +173,15 @@ def test_verdict_survives_a_reload_and_the_repository_reads_the_saved_file(page:
 
 
 def test_verdict_on_audio_made_anew_is_not_restored(page: Any) -> None:
-    press(page, "2", "g")
-    assert "1 of 18 rated" in seen(page)
+    press(page, "3", "g")
+    assert "1 of 20 rated" in seen(page)
     page.execute_script("""
         const kept = JSON.parse(localStorage["verdicts/cosyvoice3"]);
         kept.verdicts["base/test-3/11"].sha256 = "f".repeat(64);
         localStorage["verdicts/cosyvoice3"] = JSON.stringify(kept);
     """)
     page.refresh()
-    assert "0 of 18 rated" in seen(page)
+    assert "0 of 20 rated" in seen(page)
 
 
 def test_markup_in_a_transcript_is_inert(page: Any) -> None:
