@@ -57,7 +57,7 @@ def press(page: Any, *keys: str) -> None:
         page.switch_to.active_element.send_keys(key)
 
 
-def wait(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
+def wait(condition: Callable[[], Any], what: str, seconds: float = 40) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
