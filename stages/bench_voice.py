@@ -9,6 +9,7 @@ nobody trained on; a base reads sentences of its own domain that it has never se
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -18,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torchaudio
 import yaml
-from torch import from_numpy
 from tqdm import tqdm
 
 import models
 from models.parts.errors import UserError
-from models.parts.family import Codec, Sampling, Voice
+from models.parts.family import Codec, Family, Sampling, Voice
 from stages.bases.debian import DOWNLOADS
 from stages.bases.sentences import clause, common_words, stream
 from stages.bases.voices import PITCH, SAMPLE_RATE, read_aloud
+from stages.common.asr import resampled
 from stages.common.cli import run
 from stages.common.files import read_json, read_jsonl
 from stages.common.floor import Corpus
@@ -39,6 +39,7 @@ from stages.common.shards import Shards
 from stages.common.speaking import Reader, Script
 from stages.common.spoken import spoken
 from stages.common.tokens import read_voice
+from stages.common.verdict import score
 
 SENTENCES = 32      # that a base reads
 SYNTHETIC = "slt"   # flite's voice that the bases heard most of
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
         block, family = params.family(name), models.load(name)
         codec = family.codec(block.weights)
         show(name, "the same through the codec", listen(hearing, through(codec, name, held_out)))
-        show(name, f"base, {SENTENCES} unseen sentences, synthetic voice", listen(hearing, base(name, block, codec, params, corpus)))
+        show(name, f"base, {SENTENCES} unseen sentences, synthetic voice", listen(hearing, base(family, block, codec, params, corpus)))
         tuned(name)
         seconds = encoding(codec, name)
         print(f"{name:<12} encodes the corpus ({corpus.stats['seconds'] / 60:.0f} min) in {seconds:.1f} s")
@@ -76,10 +77,9 @@ def listen(hearing: Hearing, takes: Iterable[Heard]) -> list[dict[str, Any]]:
 
 def show(name: str, what: str, rows: Sequence[dict[str, Any]]) -> None:
     """One line: word errors over all words, and the means of similarity and DNSMOS."""
-    words = [sum(len((word or "").split()) for _, word, _ in row["words"]) for row in rows]
-    wrong = sum(row["word_error_rate"] * count for row, count in zip(rows, words, strict=True))
-    similarity, dnsmos = (float(np.mean([row[key] for row in rows if row[key] is not None] or [np.nan])) for key in ("similarity", "dnsmos"))
-    print(f"{name:<12} {what:<44} {wrong / sum(words):>10.3f} {similarity:>10.3f} {dnsmos:>7.2f}", flush=True)
+    found = score(rows, [])
+    similarity, dnsmos = (math.nan if found[key] is None else found[key] for key in ("similarity", "dnsmos"))
+    print(f"{name:<12} {what:<44} {found['word_error_rate']:>10.3f} {similarity:>10.3f} {dnsmos:>7.2f}", flush=True)
 
 
 def through(codec: Codec, name: str, rows: Sequence[dict[str, Any]]) -> list[Heard]:
@@ -89,15 +89,16 @@ def through(codec: Codec, name: str, rows: Sequence[dict[str, Any]]) -> list[Hea
     return [(row["text"], wave, codec.output_sample_rate) for row, wave in zip(rows, waves, strict=True)]
 
 
-def base(name: str, block: FamilyParams, codec: Codec, params: Params, corpus: Corpus) -> list[Heard]:
+def base(family: Family, block: FamilyParams, codec: Codec, params: Params, corpus: Corpus) -> list[Heard]:
     """The untouched base reads sentences of its domain that were not in its training."""
     recipe = yaml.safe_load((block.weights / "recipe.yaml").read_text())["voices"]
     known = set(islice(stream(recipe["seed"], common_words(DOWNLOADS)), recipe["sentences"]))
     rng = random.Random(1)
     texts = list(islice((text for text in iter(lambda: f"{clause(rng).capitalize()}.", None) if text not in known), SENTENCES))
-    voice = Voice(SYNTHETIC, np.mean([codec.speaker_embedding(_at(read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC])[0], codec)) for text in texts[:8]], 0))
+    read = [read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC])[0] for text in texts[:8]]
+    vectors = [codec.speaker_embedding(resampled(wave, SAMPLE_RATE, codec.contract.sample_rate)) for wave in read]
     reader = Reader(
-        models.load(name), models.load(name).network(block.weights), codec, voice, Sampling(**block.sampling.model_dump()),
+        family, family.network(block.weights), codec, Voice(SYNTHETIC, np.mean(vectors, 0)), Sampling(**block.sampling.model_dump()),
         corpus.stats["chars_per_second"], params.gate.segment_words,
     )  # fmt: skip
     takes = reader.read([Script(str(index), text, 1) for index, text in enumerate(texts)])
@@ -121,11 +122,6 @@ def encoding(codec: Codec, name: str) -> float:
     start = time.perf_counter()
     codec.encode(waves)
     return time.perf_counter() - start
-
-
-def _at(wave: np.ndarray, codec: Codec) -> np.ndarray:
-    resampled: np.ndarray = torchaudio.functional.resample(from_numpy(wave), SAMPLE_RATE, codec.contract.sample_rate).numpy()
-    return resampled
 
 
 if __name__ == "__main__":

@@ -103,9 +103,7 @@ def voices(recipe: dict) -> Path:
     if not folder.is_dir():
         with staged(folder) as partial:
             texts = stream(recipe["seed"], common_words(DOWNLOADS))
-            rows = synthesise(partial, list(islice(texts, recipe["sentences"])), recipe["seed"])
-            shards = Shards(partial)
-            write_jsonl(partial / "manifest.jsonl", [row | {"seconds": len(shards[row["id"]].audio) / 16000} for row in rows])
+            write_jsonl(partial / "manifest.jsonl", synthesise(partial, list(islice(texts, recipe["sentences"])), recipe["seed"]))
     return folder
 
 
@@ -126,12 +124,13 @@ def prepared(audio_folder: Path) -> Source:
         with staged(folder) as partial:
             at, where = 0, {}
             with (partial / "features.f16").open("wb") as out:
-                short = [i for i in audio.ids() if len(audio[i].audio) <= whisper.MAX_SECONDS * whisper.SAMPLE_RATE]
-                for start in tqdm(range(0, len(short), CHUNK), desc="encoder", unit=f"{CHUNK} clips", mininterval=5):
-                    ids = short[start : start + CHUNK]
-                    for clip_id, hidden in zip(ids, each(lambda i: whisper.features(audio[i].audio).astype(np.float16), ids), strict=True):
+                ids = audio.ids()
+                for start in tqdm(range(0, len(ids), CHUNK), desc="encoder", unit=f"{CHUNK} clips", mininterval=5):
+                    clips = [audio[clip_id] for clip_id in ids[start : start + CHUNK]]
+                    short = [clip for clip in clips if len(clip.audio) <= whisper.MAX_SECONDS * whisper.SAMPLE_RATE]
+                    for clip, hidden in zip(short, each(lambda c: whisper.features(c.audio).astype(np.float16), short), strict=True):
                         hidden.tofile(out)
-                        where[clip_id] = (at, len(hidden))
+                        where[clip.id] = (at, len(hidden))
                         at += len(hidden)
             write_json(partial / "index.json", where)
     index = read_json(folder / "index.json")

@@ -24,10 +24,10 @@ from models.parts.semantic_codec import SemanticNetwork
 from stages.bases.loop import optimise
 from stages.bases.voices import Phone, phone_labels
 from stages.common.shards import Shards
+from stages.tokenise import VOICE_CLIPS
 
 CROP_TOKENS, CROP_SECONDS = 80, 3.2  # of a training example of the decoder: at least so many of both
 BATCH = 24
-VOICE_CLIPS = 20  # a voice's statistics are means over so many of its longest clips, as in the tokenise stage
 FEWEST = 5  # frames of a pair of phones that count
 NETWORKS: dict[str, Callable[[dict], torch.nn.Module]] = {
     "semantic-flow": SemanticNetwork, "residual-flow": ResidualNetwork, "scalar-flow": ScalarNetwork,

@@ -24,8 +24,6 @@ SAMPLE_RATE = 16000
 # Voice and its share of the sentences. slt, a US woman, comes first because she is what a learner hears most of.
 FLITE = {"slt": 0.60, "rms": 0.25, "kal16": 0.10, "awb": 0.05}
 PITCH = {"slt": 170, "rms": 95, "kal16": 105, "awb": 125}
-
-
 Phone = tuple[str, float]  # its name, and when it ends (seconds)
 
 
@@ -55,7 +53,7 @@ def phone_labels(phones: list[Phone], times: np.ndarray) -> list[tuple[str, str]
 
 
 def synthesise(folder: Path, texts: list[str], seed: int, workers: int = 2) -> list[dict]:
-    """Read texts aloud into audio shards below `folder`; returns manifest rows (id, text, speaker, phones)."""
+    """Read texts aloud into audio shards below `folder`; returns manifest rows (id, text, speaker, phones, seconds)."""
     if not shutil.which("flite"):
         raise UserError("flite: not installed; `apt-get install flite`, or `make bases` as root")
     rng = random.Random(seed)
@@ -63,15 +61,14 @@ def synthesise(folder: Path, texts: list[str], seed: int, workers: int = 2) -> l
     for index, text in enumerate(texts):
         voice = rng.choices(list(FLITE), list(FLITE.values()))[0]
         plan.append((f"{voice}-{index:06d}", text, voice, rng.uniform(0.9, 1.15), PITCH[voice] * rng.uniform(0.9, 1.12)))
-
-    phones: list[list[Phone]] = []
+    rows: list[dict] = []
 
     def clips():
         with ThreadPoolExecutor(workers) as pool:
             read = pool.map(lambda p: read_aloud(p[1], p[2], p[3], p[4]), plan)
-            for (clip_id, *_), (wave, said) in tqdm(zip(plan, read, strict=True), total=len(texts), desc="synthesise", unit="clip"):
-                phones.append(said)
+            for (clip_id, text, voice, *_), (wave, phones) in tqdm(zip(plan, read, strict=True), total=len(texts), desc="synthesise", unit="clip"):
+                rows.append({"id": clip_id, "text": text, "speaker": voice, "phones": phones, "seconds": len(wave) / SAMPLE_RATE})
                 yield Clip(clip_id, SAMPLE_RATE, wave)
 
     write_shards(folder, clips())
-    return [{"id": p[0], "text": p[1], "speaker": p[2], "phones": said} for p, said in zip(plan, phones, strict=True)]
+    return rows
