@@ -33,6 +33,7 @@ from stages.common.files import read_jsonl
 from stages.common.tokens import read_contract, read_voice, write_contract
 from tests import toy_chatterbox as toy
 from tests import toy_cosyvoice
+from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
 
 ROOT = Path(__file__).parents[1]
 LIMITS = [60, 25, 90]
@@ -67,22 +68,6 @@ def everyone(rows: int) -> torch.Tensor:
 def loss(family: Chatterbox, network: torch.nn.Module, rows=None) -> float:
     with torch.no_grad():
         return float(family.loss(network, family.batch(network, rows or toy.examples())).total)
-
-
-def train_a_little(family: Chatterbox, network: torch.nn.Module, settings_: AdaptSettings) -> torch.nn.Module:
-    """A few steps at a rate that moves every trained weight, with validation in between as the train stage has it."""
-    network = family.adapt(network, settings_)
-    batch = family.batch(network, toy.examples())
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(4):
-        network.train()
-        optimizer.zero_grad()
-        family.loss(network, batch).total.backward()
-        optimizer.step()
-        network.eval()
-        with torch.no_grad():
-            family.loss(network, batch)
-    return network
 
 
 # --- one alignment rule -------------------------------------------------------------------------------------------
@@ -124,16 +109,7 @@ def test_the_loss_is_the_mean_of_those_decisions_plus_that_of_the_text(family, n
 
 
 def test_a_label_shifted_twice_is_caught(family, network, monkeypatch):
-    honest = models.chatterbox._pad
-
-    def shifted(*arguments):
-        batch = honest(*arguments)
-        return batch | {"speech_labels": torch.roll(batch["speech_labels"], -1, 1)}
-
-    selfcheck.alignment(family, network, toy.TEXTS[1], toy.voice(), 5)
-    monkeypatch.setattr(models.chatterbox, "_pad", shifted)
-    with pytest.raises(UserError, match="misaligned"):
-        selfcheck.alignment(family, network, toy.TEXTS[1], toy.voice(), 5)
+    assert_second_shift_is_caught(family, network, monkeypatch, models.chatterbox, "_pad", "speech_labels", toy.TEXTS[1], toy.voice())
 
 
 def test_a_take_that_stops_at_once_is_scored_too(family, network):
@@ -153,13 +129,9 @@ def test_a_take_that_stops_at_once_is_scored_too(family, network):
 
 @pytest.mark.parametrize("sampling", [FREE, GUIDED])
 def test_a_seed_alone_decides_a_take_whatever_its_batch(family, network, sampling):
-    together = family.generate(network, toy.TEXTS, toy.voice(), sampling, SEEDS, LIMITS)
-    for text, seed, limit, take in zip(toy.TEXTS, SEEDS, LIMITS, together, strict=True):
-        (alone,) = family.generate(network, [text], toy.voice(), sampling, [seed], [limit])
-        np.testing.assert_array_equal(alone.codes, take.codes)
-        assert alone.finish == take.finish
+    pairs = assert_takes_are_the_same_alone(family, network, toy.TEXTS, toy.voice(), sampling, SEEDS, LIMITS)
     (other,) = family.generate(network, toy.TEXTS[:1], toy.voice(), sampling, [9], LIMITS[:1])
-    assert not np.array_equal(other.codes, together[0].codes)
+    assert not np.array_equal(other.codes, pairs[0][0].codes)
 
 
 def test_padding_changes_no_decision(family, network):
@@ -324,7 +296,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, network, settings_):
 
 @pytest.mark.parametrize("settings_", [LORA, SFT, replace(LORA, targets=("v_proj", "spkr_enc"))])
 def test_merged_weights_equal_base_and_adapter(family, folder, settings_):
-    adapted = train_a_little(family, family.network(folder), settings_)
+    adapted = trained_a_little(family, family.network(folder), settings_, toy.examples(), 0.01)
     state = family.adapter_state(adapted, settings_)
     base, tuned = loss(family, family.network(folder)), loss(family, adapted)
     assert abs(base - tuned) > 1e-2

@@ -25,6 +25,7 @@ from models.parts.speech_lm import IGNORE, SpeechLM
 from models.parts.text import character_tokenizer
 from models.parts.weights import save_half
 from stages.common import selfcheck
+from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
 
 CODES = 40
 LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
@@ -63,18 +64,6 @@ def examples(count: int = 3) -> list[Example]:
     ]
 
 
-def train_a_little(family, network, settings_: AdaptSettings):
-    """A few steps with a rate that moves every trained weight."""
-    network = family.adapt(network, settings_)
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.05)
-    batch = family.batch(network, examples())
-    for _ in range(3):
-        optimizer.zero_grad()
-        family.loss(network, batch).total.backward()
-        optimizer.step()
-    return network.eval()
-
-
 def test_training_scores_the_decisions_that_generation_makes(toy):
     family, folder = toy
     network = family.network(folder)
@@ -87,27 +76,13 @@ def test_training_scores_the_decisions_that_generation_makes(toy):
 def test_a_label_shifted_twice_is_caught(toy, monkeypatch):
     family, folder = toy
     network = family.network(folder)
-    honest = family.batch
-
-    def shifted(network, batch):
-        result = honest(network, batch)
-        result["labels"] = torch.roll(result["labels"], -1, 1)
-        return result
-
-    selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
-    monkeypatch.setattr(family, "batch", shifted)
-    with pytest.raises(UserError, match="misaligned"):
-        selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
+    assert_second_shift_is_caught(family, network, monkeypatch, family, "batch", "labels", TEXTS[1], NOBODY)
 
 
 def test_a_seed_alone_decides_a_take_whatever_its_batch(toy):
     family, folder = toy
     network = family.network(folder)
-    together = family.generate(network, TEXTS, NOBODY, Sampling(), [7, 8, 9], [12, 20, 9])
-    for index, text in enumerate(TEXTS):
-        (alone,) = family.generate(network, [text], NOBODY, Sampling(), [7 + index], [[12, 20, 9][index]])
-        np.testing.assert_array_equal(alone.codes, together[index].codes)
-        assert alone.finish == together[index].finish
+    assert_takes_are_the_same_alone(family, network, TEXTS, NOBODY, Sampling(), [7, 8, 9], [12, 20, 9])
 
 
 @pytest.mark.parametrize("mode", ["lora", "sft"])
@@ -121,7 +96,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(toy, mode):
 @pytest.mark.parametrize("mode", ["lora", "sft"])
 def test_merged_weights_equal_base_and_adapter(toy, mode):
     family, folder = toy
-    adapted = train_a_little(family, family.network(folder), replace(LORA, mode=mode))
+    adapted = trained_a_little(family, family.network(folder), replace(LORA, mode=mode), examples(), 0.05)
     state = family.adapter_state(adapted, replace(LORA, mode=mode))
     batch = family.batch(adapted, examples())
     base = family.loss(family.network(folder), batch).total.detach()
@@ -135,7 +110,7 @@ def test_merged_weights_equal_base_and_adapter(toy, mode):
 def test_merged_weights_have_the_released_keys_and_no_epoch_or_step(toy):
     """Upstream's trainer adds `epoch` and `step`, and PEFT a prefix: strict loading refuses both."""
     family, folder = toy
-    adapted = train_a_little(family, family.network(folder), LORA)
+    adapted = trained_a_little(family, family.network(folder), LORA, examples(), 0.05)
     merged = family.merged(folder, family.adapter_state(adapted, LORA), LORA, 1.0)
     assert set(merged.state_dict()) == set(family.network(folder).state_dict())
 

@@ -19,6 +19,7 @@ from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Sampling, Voice
 from stages.common import selfcheck
 from tests import fish_toy
+from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
 
 NOBODY = Voice("nobody", np.zeros(0, np.float32))
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
@@ -37,22 +38,6 @@ def family() -> FishS2:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return fish_toy.folder(tmp_path_factory.mktemp("fish_s2"))
-
-
-def train_a_little(family: FishS2, network: torch.nn.Module, settings: AdaptSettings) -> torch.nn.Module:
-    """A few steps at a rate that moves every trained weight, with validation in between as the train stage has it."""
-    network = family.adapt(network, settings)
-    batch = family.batch(network, fish_toy.examples())
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.02)
-    for _ in range(4):
-        network.train()
-        optimizer.zero_grad()
-        family.loss(network, batch).total.backward()
-        optimizer.step()
-        network.eval()
-        with torch.no_grad():
-            family.loss(network, batch)
-    return network
 
 
 def loss(family: FishS2, network: torch.nn.Module, rows=None) -> float:
@@ -90,17 +75,7 @@ def test_the_loss_is_the_mean_of_those_decisions(family, folder):
 
 @pytest.mark.parametrize("key", ["labels", "label_codes"])
 def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
-    network, honest = family.network(folder), models.fish_s2._pad
-
-    def shifted(*arguments):
-        batch = honest(*arguments)
-        batch[key] = torch.roll(batch[key], -1, 1)
-        return batch
-
-    selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
-    monkeypatch.setattr(models.fish_s2, "_pad", shifted)
-    with pytest.raises(UserError, match="misaligned"):
-        selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
+    assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.fish_s2, "_pad", key, TEXTS[1], NOBODY)
 
 
 def test_a_take_that_stops_at_once_is_scored_too(family, folder):
@@ -119,13 +94,9 @@ def test_a_take_that_stops_at_once_is_scored_too(family, folder):
 
 def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
     network = family.network(folder)
-    together = family.generate(network, TEXTS, NOBODY, FREE, [1, 12, 3], LIMITS)
-    for text, seed, limit, take in zip(TEXTS, [1, 12, 3], LIMITS, together, strict=True):
-        (alone,) = family.generate(network, [text], NOBODY, FREE, [seed], [limit])
-        np.testing.assert_array_equal(alone.codes, take.codes)
-        assert alone.finish == take.finish
+    pairs = assert_takes_are_the_same_alone(family, network, TEXTS, NOBODY, FREE, [1, 12, 3], LIMITS)
     (other,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [2], [40])
-    assert not np.array_equal(other.codes, together[0].codes)
+    assert not np.array_equal(other.codes, pairs[0][0].codes)
 
 
 def test_padding_changes_no_decision(family, folder):
@@ -155,7 +126,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, settings):
 
 @pytest.mark.parametrize("settings", [LORA, SFT, replace(LORA, targets=("fast_attention", "fast_mlp", "fast_output"))])
 def test_merged_weights_equal_base_and_adapter(family, folder, settings):
-    adapted = train_a_little(family, family.network(folder), settings)
+    adapted = trained_a_little(family, family.network(folder), settings, fish_toy.examples(), 0.02)
     state = family.adapter_state(adapted, settings)
     base, tuned = loss(family, family.network(folder)), loss(family, adapted)
     assert base - tuned > 1e-2
@@ -423,6 +394,6 @@ def test_defect_6_adapted_layers_keep_the_pretrained_weights(family, folder):
 def test_defect_validation_does_not_merge_the_adapter_into_the_base(family, folder):
     """loralib's eval() and train() add and subtract the adapter, which does not restore the weights exactly."""
     base = family.network(folder).state_dict()
-    trained = train_a_little(family, family.network(folder), LORA).state_dict()
+    trained = trained_a_little(family, family.network(folder), LORA, fish_toy.examples(), 0.02).state_dict()
     for key, value in base.items():
         torch.testing.assert_close(trained[key], value, rtol=0, atol=0)

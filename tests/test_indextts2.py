@@ -28,6 +28,7 @@ from stages.common.shards import Clip, write_shards
 from stages.common.speaking import Reader, Script
 from stages.common.tokens import read_voice
 from tests import indextts2_toy as toy
+from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
@@ -64,21 +65,6 @@ def noise(seconds: float, seed: int = 1) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).normal(size=round(24000 * seconds))).astype(np.float32)
 
 
-def train_a_little(family, network, settings_, rows):
-    """A few steps at a rate that moves every trained weight, with validation in between as the train stage has it."""
-    network = family.adapt(network, settings_)
-    batch = family.batch(network, rows)
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.05)
-    for _ in range(4):
-        network.train()
-        optimizer.zero_grad()
-        family.loss(network, batch).total.backward()
-        optimizer.step()
-        network.eval()
-        loss(family, network, rows)
-    return network
-
-
 def loss(family, network, rows) -> float:
     with torch.no_grad():
         return float(family.loss(network, family.batch(network, rows)).total)
@@ -111,17 +97,7 @@ def test_the_speech_loss_is_the_mean_of_those_decisions(family, folder, rows):
 
 @pytest.mark.parametrize("key", ["labels", "speech"])
 def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
-    network, honest = family.network(folder), models.indextts2._batch
-
-    def shifted(*arguments):
-        batch = honest(*arguments)
-        batch[key] = torch.roll(batch[key], -1, 1)
-        return batch
-
-    selfcheck.alignment(family, network, TEXTS[1], VOICE, 5)
-    monkeypatch.setattr(models.indextts2, "_batch", shifted)
-    with pytest.raises(UserError, match="misaligned"):
-        selfcheck.alignment(family, network, TEXTS[1], VOICE, 5)
+    assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.indextts2, "_batch", key, TEXTS[1], VOICE)
 
 
 def test_a_take_that_stops_at_once_is_scored_too(family, folder, codec):
@@ -176,14 +152,11 @@ def test_a_codec_of_another_network_is_refused(family, tmp_path):
 
 def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
     network = family.network(folder)
-    together = family.generate(network, TEXTS, VOICE, FREE, SEEDS, LIMITS)
-    for text, seed, limit, take in zip(TEXTS, SEEDS, LIMITS, together, strict=True):
-        (alone,) = family.generate(network, [text], VOICE, FREE, [seed], [limit])
-        np.testing.assert_array_equal(alone.codes, take.codes)
+    pairs = assert_takes_are_the_same_alone(family, network, TEXTS, VOICE, FREE, SEEDS, LIMITS)
+    for take, alone in pairs:
         np.testing.assert_allclose(alone.latents, take.latents, atol=1e-4)
-        assert alone.finish == take.finish
     (other,) = family.generate(network, TEXTS[:1], VOICE, FREE, [4], [60])
-    assert not np.array_equal(other.codes, together[0].codes)
+    assert not np.array_equal(other.codes, pairs[0][0].codes)
 
 
 def test_generation_writes_only_codes_within_its_cap_and_leaves_the_mode_alone(family, folder):
@@ -218,7 +191,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, rows, settings
 
 @pytest.mark.parametrize("settings_", [LORA, SFT, replace(LORA, targets=("c_attn",))])
 def test_merged_weights_equal_base_and_adapter(family, folder, rows, settings_):
-    adapted = train_a_little(family, family.network(folder), settings_, rows)
+    adapted = trained_a_little(family, family.network(folder), settings_, rows, 0.05)
     state = family.adapter_state(adapted, settings_)
     base, tuned = loss(family, family.network(folder), rows), loss(family, adapted, rows)
     assert base - tuned > 1e-2
@@ -566,7 +539,7 @@ def test_defect_the_first_code_stands_at_position_1(family, folder, monkeypatch)
 
 def test_defect_fine_tuning_leaves_the_conditioner_whose_results_it_read(family, folder, rows):
     """Weight decay and a scale cannot touch what made the conditions of the set."""
-    trained = train_a_little(family, family.network(folder), SFT, rows)
+    trained = trained_a_little(family, family.network(folder), SFT, rows, 0.05)
     tuned, base = family.merged(folder, family.adapter_state(trained, SFT), SFT, 1.0), family.network(folder)
     assert not any(p.requires_grad for module in trained.conditioner_modules() for p in module.parameters())
     for mine, theirs in zip(base.conditioner_modules(), tuned.conditioner_modules(), strict=True):
@@ -607,7 +580,7 @@ def test_defect_weights_load_strictly(family, folder, tmp_path, change, message)
 @pytest.mark.parametrize("settings_", [LORA, SFT])
 def test_defect_merged_weights_have_the_released_keys_alone(family, folder, rows, settings_):
     """No `inference_model.*` alias, no `gpt.wte.weight`, no `base_layer`: upstream's loader would not notice."""
-    state = family.adapter_state(train_a_little(family, family.network(folder), settings_, rows), settings_)
+    state = family.adapter_state(trained_a_little(family, family.network(folder), settings_, rows, 0.05), settings_)
     merged = family.merged(folder, state, settings_, 1.0)
     assert set(merged.state_dict()) == set(load_file(folder / "model.safetensors"))
 

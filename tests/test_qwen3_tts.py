@@ -27,6 +27,7 @@ from models.qwen3_tts.prompt import NOTHING
 from stages import tokenise
 from stages.common import selfcheck
 from tests import qwen3_toy
+from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
 from tests.qwen3_toy import CODEBOOKS, FIRST, RESIDUAL, VOICE
 
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
@@ -46,19 +47,6 @@ def family() -> Qwen3TTS:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return qwen3_toy.folder(tmp_path_factory.mktemp("qwen3_tts"))
-
-
-def train_a_little(family: Qwen3TTS, network: torch.nn.Module, adapt: AdaptSettings) -> torch.nn.Module:
-    """A few steps at a rate that moves every trained weight."""
-    torch.manual_seed(1)  # PEFT draws its matrices
-    network = family.adapt(network, adapt).train()
-    batch = family.batch(network, qwen3_toy.examples())
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.02)
-    for _ in range(4):
-        optimizer.zero_grad()
-        family.loss(network, batch).total.backward()
-        optimizer.step()
-    return network.eval()
 
 
 def loss(family: Qwen3TTS, network: torch.nn.Module, rows: list[Example] | None = None) -> float:
@@ -96,17 +84,7 @@ def test_the_loss_is_the_weighted_mean_of_those_decisions(family, folder):
 
 @pytest.mark.parametrize("key", ["labels", "label_codes"])
 def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
-    network, honest = family.network(folder), models.qwen3_tts._pad
-
-    def shifted(*arguments):
-        batch = honest(*arguments)
-        batch[key] = torch.roll(batch[key], -1, 1)
-        return batch
-
-    selfcheck.alignment(family, network, TEXTS[1], VOICE, 5)
-    monkeypatch.setattr(models.qwen3_tts, "_pad", shifted)
-    with pytest.raises(UserError, match="misaligned"):
-        selfcheck.alignment(family, network, TEXTS[1], VOICE, 5)
+    assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.qwen3_tts, "_pad", key, TEXTS[1], VOICE)
 
 
 def test_a_take_that_wants_to_stop_at_once_has_two_frames(family):
@@ -130,13 +108,9 @@ def test_a_take_that_wants_to_stop_at_once_has_two_frames(family):
 
 def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
     network = family.network(folder)
-    together = family.generate(network, TEXTS, VOICE, FREE, [1, 4, 3], LIMITS)
-    for text, seed, limit, take in zip(TEXTS, [1, 4, 3], LIMITS, together, strict=True):
-        (alone,) = family.generate(network, [text], VOICE, FREE, [seed], [limit])
-        np.testing.assert_array_equal(alone.codes, take.codes)
-        assert alone.finish == take.finish
+    pairs = assert_takes_are_the_same_alone(family, network, TEXTS, VOICE, FREE, [1, 4, 3], LIMITS)
     (other,) = family.generate(network, TEXTS[:1], VOICE, FREE, [2], [40])
-    assert not np.array_equal(other.codes, together[0].codes)
+    assert not np.array_equal(other.codes, pairs[0][0].codes)
 
 
 def test_padding_changes_no_decision(family, folder):
@@ -191,7 +165,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, adapt):
 
 @pytest.mark.parametrize("adapt", [LORA, SFT, replace(LORA, targets=("talker.o_proj", "code_predictor.down_proj"))])
 def test_merged_weights_equal_base_and_adapter(family, folder, adapt):
-    adapted = train_a_little(family, family.network(folder), adapt)
+    adapted = trained_a_little(family, family.network(folder), adapt, qwen3_toy.examples(), 0.02)
     state = family.adapter_state(adapted, adapt)
     base, tuned = loss(family, family.network(folder)), loss(family, adapted)
     assert base - tuned > 1e-3
@@ -219,7 +193,7 @@ def test_targets_choose_talker_and_code_predictor_separately(family, folder):
 
 
 def test_full_fine_tuning_leaves_the_speaker_encoder_alone(family, folder):
-    network = train_a_little(family, family.network(folder), SFT)
+    network = trained_a_little(family, family.network(folder), SFT, qwen3_toy.examples(), 0.02)
     base, tuned = family.network(folder).state_dict(), network.state_dict()
     same = {key for key in base if torch.equal(base[key], tuned[key])}
     assert same == {key for key in base if key.startswith("speaker_encoder.")}
@@ -617,7 +591,7 @@ def test_the_speaker_vector_reaches_every_decision(family, folder):
 @pytest.mark.parametrize("adapt", [LORA, SFT])
 def test_defect_6_a_checkpoint_keeps_the_speaker_encoder(family, folder, tmp_path, adapt):
     """Upstream drops every key that starts with speaker_encoder: nothing can be measured from such a folder."""
-    adapted = train_a_little(family, family.network(folder), adapt)
+    adapted = trained_a_little(family, family.network(folder), adapt, qwen3_toy.examples(), 0.02)
     merged = family.merged(folder, family.adapter_state(adapted, adapt), adapt, 1.0)
     family.save(merged, tmp_path)
     again = family.network(tmp_path)

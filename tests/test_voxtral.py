@@ -19,6 +19,7 @@ from models.voxtral.network import VoxtralNetwork
 from stages import resample, tokenise
 from stages.common import selfcheck
 from tests import voxtral_toy as toy
+from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
 
 ROOT = Path(__file__).parents[1]
 NOBODY = Voice("nobody", np.zeros(0, np.float32))
@@ -40,18 +41,6 @@ def family() -> Voxtral:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return toy.folder(tmp_path_factory.mktemp("voxtral"))
-
-
-def train_a_little(family: Voxtral, network: torch.nn.Module, how: AdaptSettings) -> torch.nn.Module:
-    """A few steps at a rate that moves every trained weight."""
-    network = family.adapt(network, how).train()
-    batch = family.batch(network, toy.examples())
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(4):
-        optimizer.zero_grad()
-        family.loss(network, batch).total.backward()
-        optimizer.step()
-    return network.eval()
 
 
 def loss(family: Voxtral, network: torch.nn.Module, rows=None) -> float:
@@ -139,17 +128,7 @@ def test_the_loss_is_the_mean_of_those_decisions_and_of_the_velocitys_error(fami
 
 @pytest.mark.parametrize("key", ["labels", "tokens", "codes"])
 def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
-    network, honest = family.network(folder), models.voxtral._pad
-
-    def shifted(*arguments):
-        batch = honest(*arguments)
-        batch[key] = torch.roll(batch[key], -1, 1)
-        return batch
-
-    selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
-    monkeypatch.setattr(models.voxtral, "_pad", shifted)
-    with pytest.raises(UserError, match="misaligned"):
-        selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
+    assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.voxtral, "_pad", key, TEXTS[1], NOBODY)
 
 
 def test_a_take_that_stops_at_once_is_scored_too(family, folder):
@@ -187,13 +166,9 @@ def test_what_is_learnt_by_heart_is_said(family):
 @pytest.mark.parametrize("sampling", [FREE, GREEDY])
 def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder, sampling):
     network = family.network(folder)
-    together = family.generate(network, TEXTS, NOBODY, sampling, SEEDS, LIMITS)
-    for text, seed, limit, take in zip(TEXTS, SEEDS, LIMITS, together, strict=True):
-        (alone,) = family.generate(network, [text], NOBODY, sampling, [seed], [limit])
-        np.testing.assert_array_equal(alone.codes, take.codes)
-        assert alone.finish == take.finish
+    pairs = assert_takes_are_the_same_alone(family, network, TEXTS, NOBODY, sampling, SEEDS, LIMITS)
     (other,) = family.generate(network, TEXTS[:1], NOBODY, sampling, [2], [40])
-    assert not np.array_equal(other.codes[:3], together[0].codes[:3])
+    assert not np.array_equal(other.codes[:3], pairs[0][0].codes[:3])
 
 
 def test_padding_changes_no_decision_and_no_noise(family, folder):
@@ -242,7 +217,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, how):
 
 @pytest.mark.parametrize("how", [LORA, HEAD, SFT])
 def test_merged_weights_equal_base_and_adapter(family, folder, how):
-    adapted = train_a_little(family, family.network(folder), how)
+    adapted = trained_a_little(family, family.network(folder), how, toy.examples(), 0.1)
     state = family.adapter_state(adapted, how)
     base, tuned = loss(family, family.network(folder)), loss(family, adapted)
     assert abs(base - tuned) > 1e-2
@@ -257,7 +232,7 @@ def test_merged_weights_equal_base_and_adapter(family, folder, how):
 
 @pytest.mark.parametrize("how", [LORA, SFT])
 def test_text_embeddings_stay_frozen(family, folder, how):
-    trained = train_a_little(family, family.network(folder), how)
+    trained = trained_a_little(family, family.network(folder), how, toy.examples(), 0.1)
     before = family.network(folder).trunk.embed_tokens.weight
     torch.testing.assert_close(trained.trunk.embed_tokens.weight, before, rtol=0, atol=0)
 

@@ -1,0 +1,65 @@
+"""What every family has to show, in one place: the tests of a family call these with their own toy network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Example, Family, Generation, Sampling, Voice
+from stages.common import selfcheck
+
+
+def trained_a_little(
+    family: Family, network: torch.nn.Module, settings: AdaptSettings, rows: Sequence[Example], lr: float
+) -> torch.nn.Module:
+    """A few steps at a rate that moves every trained weight, with validation in between as the train stage has it."""
+    torch.manual_seed(1)  # adapters start from drawn matrices
+    network = family.adapt(network, settings)
+    batch = family.batch(network, rows)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=lr)
+    for _ in range(4):
+        network.train()
+        optimizer.zero_grad()
+        family.loss(network, batch).total.backward()
+        optimizer.step()
+        network.eval()
+        with torch.no_grad():
+            family.loss(network, batch)
+    return network
+
+
+def assert_second_shift_is_caught(
+    family: Family, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, owner: Any, batching: str, key: str,
+    text: str, voice: Voice,
+) -> None:  # fmt: skip
+    """The start-up check passes as it is, and fails once `owner.batching` hands out a `key` that is shifted again."""
+    honest = getattr(owner, batching)
+
+    def shifted(*arguments: Any) -> dict[str, torch.Tensor]:
+        batch = honest(*arguments)
+        return batch | {key: torch.roll(batch[key], -1, 1)}
+
+    selfcheck.alignment(family, network, text, voice, 5)
+    monkeypatch.setattr(owner, batching, shifted)
+    with pytest.raises(UserError, match="misaligned"):
+        selfcheck.alignment(family, network, text, voice, 5)
+
+
+def assert_takes_are_the_same_alone(
+    family: Family, network: torch.nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling,
+    seeds: Sequence[int], limits: Sequence[int],
+) -> list[tuple[Generation, Generation]]:  # fmt: skip
+    """Every take of a batch equals the one of its text and seed alone; returns the pairs, batched first."""
+    together = family.generate(network, texts, voice, sampling, seeds, limits)
+    pairs = []
+    for text, seed, limit, take in zip(texts, seeds, limits, together, strict=True):
+        (alone,) = family.generate(network, [text], voice, sampling, [seed], [limit])
+        np.testing.assert_array_equal(alone.codes, take.codes)
+        assert alone.finish == take.finish
+        pairs.append((take, alone))
+    return pairs
