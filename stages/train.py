@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import models
 from models.parts.family import AdaptSettings, Example, Family
-from models.parts.precision import autocast
+from models.parts.precision import repeatable, training_arithmetic
 from models.parts.weights import sha256_of
 from stages.common import selfcheck
 from stages.common.batching import length_batches
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     with StageMetrics("train", name) as metrics:
         # 1. The same numbers in every run.
         torch.manual_seed(params.seed)
-        torch.use_deterministic_algorithms(True)
+        repeatable()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
         # 2. The tokens, and whether they are this network's.
@@ -127,7 +127,7 @@ def fit(
         batches = plan[epoch]
         for index in range(place["batch"], len(batches)):
             group = min(train.accumulate, len(batches) - index // train.accumulate * train.accumulate)
-            with autocast(device):
+            with training_arithmetic(device):
                 loss = family.loss(network, to(family.batch(network, batches[index]), device))
             selfcheck.usable(loss, f"{family.name}: epoch {epoch + 1}, batch {index + 1} ({batches[index][0].id} …)")
             (loss.total / group).backward()

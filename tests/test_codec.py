@@ -15,7 +15,7 @@ from models.parts.errors import UserError
 from models.parts.flow import Flow, FlowConfig
 from models.parts.mel import Mel
 from models.parts.residual_codec import ResidualQuantiser
-from models.parts.semantic import SemanticQuantiser, at_token_rate
+from models.parts.semantic import SIZE, SemanticQuantiser, at_token_rate, surroundings
 from models.parts.voiceprint import mean_pitch, voiceprint
 from models.parts.weights import load_into
 
@@ -55,15 +55,23 @@ def test_tokens_at_half_the_rate_are_means_of_two_frames():
     np.testing.assert_allclose(at_token_rate(frames, 25, 6)[:, 0], [0.5, 2.5, 4.5, 6.5, 8.5, 10.5])
 
 
+def test_a_token_knows_its_halves_and_its_neighbours():
+    frames = np.arange(9, dtype=np.float32)[:, None] * np.ones((1, 384), np.float32)
+    found = surroundings(frames, 25, 5)[:, ::384]
+    np.testing.assert_allclose(found[:2], [[0, 0, 1, 2], [1, 2, 3, 4]])
+    np.testing.assert_allclose(found[-1], [7, 8, 8, 8])  # the clip ends in its first half
+
+
 def test_the_quantiser_hears_what_is_said_and_not_who_says_it():
     generator = torch.Generator().manual_seed(1)
     said, speaker = torch.arange(1200) % 6, torch.arange(1200) // 6 % 2
-    voices = 4 * torch.randn(2, whisper.WIDTH, generator=generator)  # louder than the phones
-    points = torch.randn(6, whisper.WIDTH, generator=generator)[said] + voices[speaker] + 0.05 * torch.randn(1200, whisper.WIDTH, generator=generator)
+    voices = 4 * torch.randn(2, SIZE, generator=generator)  # louder than the phones
+    points = torch.randn(6, SIZE, generator=generator)[said] + voices[speaker] + 0.05 * torch.randn(1200, SIZE, generator=generator)
     codes = []
     for _ in range(2):
         quantiser = SemanticQuantiser(24, 5)  # more than phones: k-means may start with two entries in one
-        assert quantiser.fit(points, said, seed=1) > 0.9
+        quantiser.fit_discriminants(points, said)
+        assert quantiser.fit_entries(quantiser.points(points), seed=1) > 0.9
         codes.append(quantiser(points))
     assert torch.equal(*codes)
     owners = [set(codes[0][said == k].tolist()) for k in range(6)]

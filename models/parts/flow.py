@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from models.parts import voiceprint
 from models.parts.scalars import to_values
 
+Rope = tuple[torch.Tensor, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class FlowConfig:
@@ -34,7 +36,8 @@ class FlowConfig:
     heads: int = 4
     speaker: bool = True
     latents: int = 0
-    steps: int = 4  # Euler steps in decoding
+    reach: int = 32  # tokens that attention sees to each side
+    steps: int = 1  # Euler steps in decoding
 
 
 class Block(nn.Module):
@@ -54,27 +57,27 @@ class Block(nn.Module):
         # One modulation serves all blocks (as in PixArt-alpha, arXiv 2310.00426); each adds its own constant.
         self.modulation = nn.Parameter(torch.zeros(4 * width))
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor, mask: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """x (B, T, W), time (B, 4 W), mask (B, T) bool."""
+    def forward(self, x: torch.Tensor, time: torch.Tensor, mask: torch.Tensor, near: torch.Tensor, rope: Rope) -> torch.Tensor:
+        """x (B, T, W), time (B, 4 W), mask (B, T) of what is there, near (B, 1, T, T) of what each token may see."""
         shift1, scale1, shift2, scale2 = (time + self.modulation)[:, None].chunk(4, dim=-1)
         h = self.norm1(x) * (1 + scale1) + shift1
         h = (h + self.local((h * mask[..., None]).transpose(1, 2)).transpose(1, 2))
         batch, length, width = h.shape
         q, k, v = self.qkv(h).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v, attn_mask=mask[:, None, None])
+        attended = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v, attn_mask=near)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + self.down(F.gelu(self.up(h)))
 
 
-def rotary(length: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary(length: int, size: int) -> Rope:
     """cos and sin (length, size) for `rotate`, base 10,000."""
     frequency = 10000.0 ** (-torch.arange(0, size, 2) / size)
     angle = torch.outer(torch.arange(length), frequency).repeat(1, 2)
     return angle.cos(), angle.sin()
 
 
-def rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def rotate(x: torch.Tensor, rope: Rope) -> torch.Tensor:
     """Rotary position embedding of (B, H, T, D), half-split pairs."""
     a, b = x.chunk(2, dim=-1)
     return x * rope[0] + torch.cat([-b, a], dim=-1) * rope[1]
@@ -125,8 +128,12 @@ class Flow(nn.Module):
         angle = 1000 * t[:, None] * torch.exp(-torch.arange(half) * (9.21 / half))
         time = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))
         rope = rotary(x.shape[1], self.config.width // self.config.heads)
+        # Attention is local, so that a clip of any length looks like the crops of training. With attention over the whole
+        # clip, word error on clips over 6 s was 0.35 instead of 0.10.
+        at = torch.arange(x.shape[1], device=x.device)
+        near = mask[:, None, None] & ((at[:, None] - at).abs() <= self.config.reach)
         for block in self.blocks:
-            h = block(h, time, mask, rope)
+            h = block(h, time, mask, near, rope)
         clean: torch.Tensor = self.head(self.norm(h))
         return clean
 

@@ -21,7 +21,7 @@ from models.parts.family import Codec, Contract, Voice
 from models.parts.flow import Flow, FlowConfig
 from models.parts.mel import Mel
 from models.parts.scalars import residual_directions
-from models.parts.semantic import SemanticQuantiser, at_token_rate, kmeans
+from models.parts.semantic import SemanticQuantiser, kmeans, surroundings
 from models.parts.weights import load_into, read_config, sha256_of
 
 
@@ -104,7 +104,7 @@ class ResidualCodec(Codec):
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = max(1, -(-len(wave) // self.config["frame"]))
         speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE).numpy()
-        features = at_token_rate(whisper.features(speech), self.contract.token_rate, frames)
+        features = surroundings(whisper.features(speech), self.contract.token_rate, frames)
         semantic = self.network.quantiser(torch.from_numpy(features))
         residual = self.network.residual(self.patches(wave, frames), semantic)
         codes: np.ndarray = torch.cat([semantic[:, None], residual], 1).numpy().astype(np.int32)

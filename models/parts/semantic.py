@@ -1,8 +1,8 @@
 """The semantic tokeniser: what is said, hardly who says it.
 
-Speech encoder -> averaged to the token rate -> linear discriminants of phones -> nearest entry of a k-means codebook.
-Fitted on synthetic voices alone (`make bases`), whose phones are known: as in the released tokenisers, what tells words
-apart is kept and what tells speakers apart is not. Log-mel tokens do not transfer between speakers; these do.
+Speech encoder -> a token and its surroundings -> linear discriminants of phones -> nearest entry of a k-means codebook.
+The discriminants come from synthetic voices (`make bases`), whose phones are known: as in the released tokenisers, what
+tells words apart is kept and what tells speakers apart is not. Log-mel tokens do not transfer between speakers; these do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from models.parts import whisper
+
+PARTS = 4  # of `surroundings`
+SIZE = PARTS * whisper.WIDTH
 
 
 def at_token_rate(features: np.ndarray, token_rate: float, frames: int) -> np.ndarray:
@@ -31,8 +34,15 @@ def at_token_rate(features: np.ndarray, token_rate: float, frames: int) -> np.nd
     return mean
 
 
+def surroundings(features: np.ndarray, token_rate: float, frames: int) -> np.ndarray:
+    """Encoder frames (n, 384) at 50 Hz -> (frames, 4 × 384): of each token, half a token before it, its two halves, and
+    half a token after it. A mean over the token alone would not know which of two phones came first."""
+    halves = np.pad(at_token_rate(features, 2 * token_rate, 2 * frames), ((1, 1), (0, 0)), mode="edge")
+    return np.concatenate([halves[at : at + 2 * frames : 2] for at in range(PARTS)], 1)
+
+
 class SemanticQuantiser(torch.nn.Module):
-    """Discriminants and codebook. `mean`, `projection` (384, D) and `entries` (V, D) are its weights."""
+    """Discriminants and codebook. `mean`, `projection` (4 × 384, D) and `entries` (V, D) are its weights."""
 
     mean: torch.Tensor
     projection: torch.Tensor
@@ -40,42 +50,48 @@ class SemanticQuantiser(torch.nn.Module):
 
     def __init__(self, entries: int, width: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(whisper.WIDTH))
-        self.register_buffer("projection", torch.zeros(whisper.WIDTH, width))
+        self.register_buffer("mean", torch.zeros(SIZE))
+        self.register_buffer("projection", torch.zeros(SIZE, width))
         self.register_buffer("entries", torch.zeros(entries, width))
 
     @torch.no_grad()
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(T, 384) -> ids (T,)."""
-        points = self.points(features)
+        """(T, 4 × 384) -> ids (T,)."""
+        return self.nearest(self.points(features))
+
+    def nearest(self, points: torch.Tensor) -> torch.Tensor:
+        """(T, D) -> ids (T,)."""
         # |x - e|² without |x|², which is the same for every entry
         return (self.entries.pow(2).sum(1) - 2 * points @ self.entries.T).argmin(1)
 
     def points(self, features: torch.Tensor) -> torch.Tensor:
-        """(T, 384) -> (T, D): what is quantised."""
+        """(T, 4 × 384) -> (T, D): what is quantised."""
         return (features - self.mean) @ self.projection
 
     @torch.no_grad()
-    def fit(self, features: torch.Tensor, phones: torch.Tensor, seed: int, steps: int = 60, batch: int = 20000) -> float:
-        """Discriminant analysis and mini-batch k-means on `features` (N, 384) of frames that say `phones` (N,) int64.
+    def fit_discriminants(self, features: torch.Tensor, phones: torch.Tensor) -> None:
+        """Discriminant analysis of `features` (N, 4 × 384) of frames that say `phones` (N,) int64.
 
         The projection makes what differs within a phone (voices, neighbours, the place in the clip) equally wide in all
-        directions, and keeps those in which phones differ most. Returns the share of variance explained by the codebook.
+        directions, and keeps those in which phones differ most.
         """
         self.mean = features.mean(0)
         counts = torch.bincount(phones).float().clamp(min=1)[:, None]
         means = torch.zeros(len(counts), features.shape[1]).index_add_(0, phones, features) / counts
-        within, between = features - means[phones], (means - self.mean) * counts.sqrt()
+        between, within = (means - self.mean) * counts.sqrt(), features - means[phones]
         spread = (within.T @ within / len(features)).double()
         spread += 1e-3 * spread.diagonal().mean() * torch.eye(len(spread))
         variances, axes = torch.linalg.eigh(spread)
         whitening = axes / variances.sqrt()
         _, vectors = torch.linalg.eigh(whitening.T @ (between.T @ between / len(features)).double() @ whitening)
         self.projection = (whitening @ vectors[:, -self.entries.shape[1]:].flip(1)).float()
-        points = self.points(features)
+
+    @torch.no_grad()
+    def fit_entries(self, points: torch.Tensor, seed: int, steps: int = 60, batch: int = 20000) -> float:
+        """Mini-batch k-means on `points` (N, D); returns the share of their variance that the codebook explains."""
         self.entries = kmeans(points, len(self.entries), torch.Generator().manual_seed(seed), steps, batch)
-        chosen = self.entries[self(features)]
-        return 1 - float((points - chosen).pow(2).sum() / points.pow(2).sum())
+        chosen = self.entries[self.nearest(points)]
+        return 1 - float((points - chosen).pow(2).sum() / (points - points.mean(0)).pow(2).sum())
 
 
 def kmeans(points: torch.Tensor, entries: int, generator: torch.Generator, steps: int, batch: int) -> torch.Tensor:

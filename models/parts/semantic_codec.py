@@ -18,7 +18,7 @@ from models.parts.each import each
 from models.parts.family import Codec, Contract, Voice
 from models.parts.flow import Flow, FlowConfig
 from models.parts.mel import Mel
-from models.parts.semantic import SemanticQuantiser, at_token_rate
+from models.parts.semantic import SemanticQuantiser, surroundings
 from models.parts.voiceprint import voiceprint
 from models.parts.weights import load_into, read_config, sha256_of
 
@@ -58,10 +58,10 @@ class SemanticCodec(Codec):
         return codes
 
     def features(self, wave: np.ndarray) -> torch.Tensor:
-        """The speech encoder's output (T, 384) of a wave at the tokeniser's rate, at the token rate."""
+        """The speech encoder's output around each token (T, 4 × 384), of a wave at the tokeniser's rate."""
         frames = max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate))
         speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE)
-        return torch.from_numpy(at_token_rate(whisper.features(speech.numpy()), self.contract.token_rate, frames))
+        return torch.from_numpy(surroundings(whisper.features(speech.numpy()), self.contract.token_rate, frames))
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
         return voiceprint(self.at_output_rate(wave), self.mel)

@@ -26,6 +26,7 @@ from models.parts import whisper
 from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.family import Codec, Example, Family
+from models.parts.precision import repeatable
 from models.parts.weights import save_half
 from stages.bases.codec import CodecFit, Source
 from stages.bases.debian import DOWNLOADS
@@ -55,12 +56,12 @@ def main(argv: list[str]) -> None:
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder}/recipe.yaml: not there; a tiny base is made from its recipe")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    torch.use_deterministic_algorithms(True)
+    repeatable()
     torch.set_num_threads(1)  # the same bytes whatever the cores; two families train side by side
     started = time.monotonic()
     # 1. Voices that read made-up sentences, people for the decoder, and what the speech encoder makes of them.
     spoken = prepared(voices(recipe["voices"]))
-    people = [prepared(recorded_people(**recipe["codec"]["people"]))] if recipe["codec"]["people"] else []
+    people = apart(prepared(recorded_people(**recipe["codec"]["people"]))) if recipe["codec"]["people"] else []
     # 2. The codec.
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
     texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
@@ -138,6 +139,14 @@ def prepared(audio_folder: Path) -> Source:
     ids = [clip_id for clip_id in audio.ids() if clip_id in index]
     voices = {clip_id: voice_of(clip_id) for clip_id in ids}
     return Source(audio, lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32), ids, voices)
+
+
+def apart(people: Source) -> list[Source]:
+    """The packages' people, and the speaker of the corpus, who is heard as much as all of them together."""
+    others = [clip_id for clip_id in people.ids if clip_id.split("-")[0] in SPEAKERS.values()]
+    known = set(others)
+    speaker = [clip_id for clip_id in people.ids if clip_id not in known]
+    return [replace(people, ids=ids) for ids in (others, speaker) if ids]
 
 
 def voice_of(clip_id: str) -> str:

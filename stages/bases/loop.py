@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from models.parts.precision import autocast
+from models.parts.precision import training_arithmetic
 from stages.common.checkpoints import ResumeState
 
 SAVE_SECONDS = 60.0
@@ -41,7 +41,7 @@ def optimise(
         torch.manual_seed(seed * 1_000_000 + step)
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        with autocast(torch.device("cpu")):
+        with training_arithmetic(torch.device("cpu")):
             loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
