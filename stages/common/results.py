@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.parts.errors import UserError
+from stages.common.averages import mean, words_in
 from stages.common.records import (
     Card,
     HistoryRow,
@@ -89,13 +90,8 @@ class Results:
 
 def _floor(recordings: list[Recording]) -> Floor:
     """Counted as the gate counts a checkpoint's scores: errors over all words, means of the rest."""
-    words = [sum(len(wanted.split()) for _, wanted, _ in one.words if wanted) for one in recordings]
+    words = [words_in(one.words) for one in recordings]
     wrong = sum((one.word_error_rate or 0.0) * count for one, count in zip(recordings, words, strict=True))
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
     return Floor(
         wrong / sum(words) if sum(words) else None,
         mean([one.similarity for one in recordings]),
