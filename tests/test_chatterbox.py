@@ -332,9 +332,9 @@ def test_an_adapter_of_other_targets_is_refused(family, folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"codes": np.zeros((0, 1), np.int32)}, "utt-0: no speech tokens"),
-        ({"codes": np.full((3, 1), toy.CODES, np.int32)}, "outside the codebook"),
-        ({"prompt": np.full((3, 1), -1, np.int32)}, "outside the codebook"),
+        ({"codes": np.zeros((0, 1), np.int32)}, "utt-0: no frames"),
+        ({"codes": np.full((3, 1), toy.CODES, np.int32)}, "outside its codebook"),
+        ({"prompt": np.full((3, 1), -1, np.int32)}, "outside its codebook"),
         ({"codes": np.zeros((1011, 1), np.int32)}, "room for 1010"),
         ({"speaker_embedding": np.zeros(192, np.float32)}, "vector of 192 values, the network takes 6"),
     ],

@@ -213,9 +213,9 @@ def test_a_target_that_does_not_exist_is_named(family, folder):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"codes": np.zeros((0, 1), np.int32)}, "utterance utt-0: no speech tokens"),
-     ({"codes": np.full((3, 1), 24, np.int32)}, "outside of its codebook"),
-     ({"codes": np.full((3, 1), -1, np.int32)}, "outside of its codebook"),
+    [({"codes": np.zeros((0, 1), np.int32)}, "utterance utt-0: no frames"),
+     ({"codes": np.full((3, 1), 24, np.int32)}, "outside its codebook"),
+     ({"codes": np.full((3, 1), -1, np.int32)}, "outside its codebook"),
      ({"codes": np.zeros((61, 1), np.int32)}, "61 speech tokens, the network has room for 60"),
      ({"text_ids": np.zeros(2, np.int32)}, "not those of the base's tokenizer"),
      ({"text": "a" * 81}, "81 tokens, the network reads 80")],

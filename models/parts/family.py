@@ -32,6 +32,19 @@ class Example:
     speaker_embedding: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     prompt: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int32))
 
+    def check(self, vocabulary: Sequence[int]) -> None:
+        """UserError where a network with these entries in each codebook can't learn from it."""
+        frames, codebooks = self.codes.shape
+        if not frames:
+            raise UserError(f"utterance {self.id}: no frames, so nothing to learn from; leave it out of the corpus")
+        if codebooks != len(vocabulary):
+            raise UserError(
+                f"utterance {self.id}: {codebooks} codebooks, but the network has {len(vocabulary)}; "
+                "run the tokenise stage again"
+            )
+        if any(codes.min(initial=0) < 0 or (codes >= np.array(vocabulary)).any() for codes in (self.codes, self.prompt)):
+            raise UserError(f"utterance {self.id}: a code is outside its codebook; run the tokenise stage again")
+
 
 @dataclass(frozen=True)
 class Voice:
