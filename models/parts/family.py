@@ -85,8 +85,8 @@ class Contract:
 class Sampling:
     """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
 
-    `guidance`: weight of classifier-free guidance, for families that have it; 0: none. `euler_steps`: from noise to data,
-    for families with a flow-matching head.
+    The last two are for families whose card names them under `sampling`. `guidance`: weight of classifier-free guidance;
+    0: none. `euler_steps`: of a flow-matching head, from noise to data.
     """
 
     temperature: float = 0.8
