@@ -15,7 +15,7 @@ from models.parts.errors import UserError
 from stages.common import chart
 from stages.common.cli import run
 from stages.common.files import read_json, sha256, staged, write_json, write_text
-from stages.common.findings import findings, headline, routing, score
+from stages.common.findings import findings, headline, routing, score, silent
 from stages.common.page import render, tier_name
 from stages.common.params import Params, load_params
 from stages.common.records import Recording, Take
@@ -152,6 +152,7 @@ def index_page(params: Params) -> Path:
         params=params,
         summaries=summaries,
         headline=headline(summaries),
+        silent=silent(summaries),
         findings=findings(summaries),
         routing=routing(summaries),
         listening=listening(summaries),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from models.indextts2 import IndexTTS2
 from models.indextts2.network import UnifiedVoice
-from models.parts.family import Example, Voice
+from models.parts.family import AdaptSettings, Example, Voice
 from models.parts.semantic_codec import SemanticNetwork
 from models.parts.weights import save_half
 
@@ -28,6 +29,8 @@ CODEC: dict[str, Any] = {
     "codebooks": [CODES], "pca": POINTS, "mel": {"n_fft": 1764, "hop": 441, "bands": 80, "fmax": 8000.0},
     "flow": {"patch": 1, "width": 16, "layers": 1, "heads": 2, "speaker": True, "latents": WIDTH, "steps": 1},
 }  # fmt: skip
+LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("c_attn", "c_proj", "c_fc"))
+SFT = AdaptSettings("sft")
 
 
 def network(seed: int = 1, **changes: Any) -> UnifiedVoice:
@@ -72,3 +75,12 @@ def utterances(count: int = 3, seed: int = 5) -> list[Example]:
 
 def targets(weights: Path, count: int = 3) -> list[Example]:
     return IndexTTS2().prepare(utterances(count), weights)
+
+
+def noise(seconds: float, seed: int = 1) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).normal(size=round(24000 * seconds))).astype(np.float32)
+
+
+def loss(family: IndexTTS2, network: torch.nn.Module, rows: Sequence[Example]) -> float:
+    with torch.no_grad():
+        return float(family.loss(network, family.batch(network, rows)).total)

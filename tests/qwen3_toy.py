@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from models.parts.family import Example, Voice
+from models.parts.family import AdaptSettings, Example, Voice
 from models.qwen3_tts import Qwen3TTS
 from models.qwen3_tts.network import Qwen3TTSNetwork
 
@@ -19,6 +20,9 @@ BLOCK: dict[str, Any] = {
 PREDICTOR = BLOCK | {"vocab_size": RESIDUAL, "hidden_size": 24, "intermediate_size": 40}
 TALKER = BLOCK | {"codes": FIRST, "hidden_size": 32, "intermediate_size": 48, "text_hidden_size": 20}
 SPEAKER = {"kind": "voiceprint", "enc_dim": 32}
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA = AdaptSettings("lora", 4, 8.0, 0.0, TARGETS)
+SFT = AdaptSettings("sft")
 
 
 def network(speaker: dict[str, Any] = SPEAKER, **talker: Any) -> Qwen3TTSNetwork:
@@ -54,3 +58,8 @@ def examples(count: int = 3, seed: int = 5) -> list[Example]:
         codes = random.integers(0, RESIDUAL, (3 + 2 * index, CODEBOOKS), np.int32)
         made.append(Example(f"utt-{index}", "Press one to go home."[: 5 + 5 * index], "toy", codes, vector(index)))
     return made
+
+
+def loss(family: Qwen3TTS, network: torch.nn.Module, rows: list[Example] | None = None) -> float:
+    with torch.no_grad():
+        return float(family.loss(network, family.batch(network, rows or examples())).total)

@@ -110,6 +110,8 @@ def test_every_rate_survives_the_way_dvc_writes_it(tmp_path: Path, rate: float) 
         ("profile", "tinny", "cosyvoice2: has no block for profile 'tinny'; it has tiny"),
         ("cosyvoice3.tiny.weights", "models/cosyvoice3/gone", "`make bases MODEL=cosyvoice3`"),
         ("cosyvoice3.tiny.weights", "data/weights/gone", "put the released weights there"),
+        ("cosyvoice3.tiny.sampling.guidance", "0.5", "cosyvoice3.tiny.sampling.guidance: cosyvoice3 has no use for it; take"),
+        ("fish_s2.tiny.sampling.euler_steps", "4", "fish_s2.tiny.sampling.euler_steps: fish_s2 has no use for it; take it"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, key: str, text: str, message: str) -> None:
@@ -143,6 +145,13 @@ def test_no_training_needs_no_training_settings(tmp_path: Path) -> None:
     train = load(tmp_path, cosyvoice3__tiny__train="{mode: lora, epochs: 0}").family(TRAINED).train
     assert train.epochs == 0
     assert "lr: is missing" in error(tmp_path, {"cosyvoice3.tiny.train": "{mode: lora, epochs: 2}"})
+
+
+@pytest.mark.parametrize("name", licences.families())
+@pytest.mark.parametrize("key", ["guidance", "euler_steps"])
+def test_a_card_names_the_sampling_that_its_family_uses(name: str, key: str) -> None:
+    code = "".join(path.read_text() for path in (ROOT / "models" / name).glob("*.py"))
+    assert (f"sampling.{key}" in code) == (key in licences.card(name).get("sampling", []))
 
 
 def test_commercial_use_refuses_the_weights_whose_licence_forbids_it(tmp_path: Path) -> None:

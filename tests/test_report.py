@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,40 @@ def test_comparison_lets_one_hear_the_same_words_by_every_family(built: Path) ->
     assert "epoch-04, best-scoring, not promoted" in found.words
 
 
+@pytest.mark.parametrize("family", fixtures.LOST)
+def test_comparison_has_every_fact_that_decides(built: Path, family: str) -> None:
+    one = summary(built, family)
+    html = (built / "reports/index.html").read_text()
+    results, terms = (Parsed(row).words for row in re.findall("<tr>.*?</tr>", html, re.DOTALL) if f">{one['title']}<" in row)
+    facts = [
+        f"{one['paradigm']}: {one['paradigm_text']}", one["codec"], f"{one['token_rate']:.4g} Hz × {one['codebooks']}",
+        f"{round(10 * one['token_rate'] * one['codebooks'])} tokens in 10 s",
+    ]  # fmt: skip
+    for licence in one["licence"].values():
+        facts += [f"{licence['name']} {'✓ commercial use' if licence['commercial'] else '✗ no commercial use'}"]
+    assert [fact for fact in facts if fact not in terms] == []
+    measured = ["prep 47 s", "train 5 min 12 s", "peak 812 MiB", one["why"]]
+    if one["control"]:
+        measured += ["zero-shot control", "nothing"]
+    else:
+        rates = {which: one["checkpoints"][name]["word_error_rate"] for which, name in one["chosen"].items()}
+        measured += [f"{which} {rate:.1%}" for which, rate in rates.items()]
+        measured += ["148 k of 3.71 M", f"✓ {one['promoted']}" if one["promoted"] else "✗ none promoted"]
+    assert [fact for fact in measured if fact not in results] == []
+
+
+def test_comparison_says_who_does_not_speak(built: Path, project: Path) -> None:
+    words = page(built).words
+    assert "Chatterbox and IndexTTS2 do not speak: even their best checkpoint gets more than 30%" in words
+    rate = summary(built, "chatterbox")["held_out_word_error_rate"]
+    assert f"It does not speak: epoch-02 gets {rate:.1%} of the words of held-out texts wrong." in words
+    assert words.count("It does not speak") == 2
+    for family in ("chatterbox", "indextts2"):
+        change(project / f"reports/families/{family}/summary.json", lambda one: one.update(held_out_word_error_rate=0.3))
+    report.main([])
+    assert "not speak" not in page(project).words
+
+
 def test_advice_names_only_what_passed_the_gate(project: Path) -> None:
     words = page(project).words
     advice = words[words.index("Which one to use") : words.index("What happened")]
@@ -192,7 +227,7 @@ def test_advice_names_only_what_passed_the_gate(project: Path) -> None:
     report.main(["--model", "cosyvoice3"])
     report.main([])
     assert "Which one to use" not in page(project).words
-    assert "No checkpoint may be deployed: of 2 fine-tuned families none passes" in page(project).words
+    assert "No checkpoint may be deployed: of 6 fine-tuned families none passes" in page(project).words
 
 
 def test_advice_follows_the_results(project: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from models.chatterbox import Chatterbox
 from models.chatterbox.config import T3Config
 from models.chatterbox.network import T3
 from models.chatterbox.script import START, STOP
-from models.parts.family import Example, Voice
+from models.parts.family import AdaptSettings, Example, Voice
 from models.parts.text import character_tokenizer
 
 CODES, SPEAKER = 40, 6
@@ -24,6 +26,8 @@ CONFIG = T3Config(
     start_speech_token=CODES, stop_speech_token=CODES + 1, speech_tokens_dict_size=CODES + 6,
     max_text_tokens=80, max_speech_tokens=1010, speaker_embed_size=SPEAKER, perceiver_queries=5,
 )  # fmt: skip
+LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+SFT = AdaptSettings("sft")
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 
 
@@ -58,3 +62,8 @@ def examples(count: int = 3, seed: int = 5) -> list[Example]:
 def voice(seed: int = 7) -> Voice:
     one, two = examples(2, seed)
     return Voice("ann", one.speaker_embedding, (replace(one, prompt=two.prompt[:0]),))
+
+
+def loss(family: Chatterbox, network: torch.nn.Module, rows: list[Example] | None = None) -> float:
+    with torch.no_grad():
+        return float(family.loss(network, family.batch(network, rows or examples())).total)

@@ -16,15 +16,17 @@ from models.chatterbox.codec import ChatterboxCodec
 from models.chatterbox.config import PROMPT, T3Config
 from models.chatterbox.network import T3
 from models.chatterbox.script import START, STOP
-from models.parts import peft_lora
 from models.parts.errors import UserError
-from models.parts.family import AdaptSettings, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.peft_lora import PeftFamily
+from models.parts.sampling import logprob
 from models.parts.text import character_tokenizer
+from models.parts.weights import check_facts
 
 IGNORED = -100
 
 
-class Chatterbox(Family):
+class Chatterbox(PeftFamily):
     name = "chatterbox"
     told_who_speaks = True
     references = 1
@@ -64,27 +66,9 @@ class Chatterbox(Family):
         assert isinstance(network, T3)
         network.save(folder)
 
-    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
+    def frozen(self, network: nn.Module) -> list[nn.Module]:
         assert isinstance(network, T3)
-        if settings.mode == "sft":
-            network.requires_grad_(True)
-            network.tfmr.embed_tokens.requires_grad_(False)  # comes with the trunk, and nothing looks into it
-        else:
-            peft_lora.adapt(network, settings)
-        return network
-
-    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
-        if settings.mode == "sft":
-            return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        return peft_lora.state(network)
-
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
-        network = self.network(weights)
-        if settings.mode == "sft":
-            peft_lora.blend(network, state, scale)
-        else:
-            peft_lora.merge(network, state, settings, scale)
-        return network.requires_grad_(False).eval()
+        return [network.tfmr.embed_tokens]  # comes with the trunk, and nothing looks into it
 
     def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`speaker` float32 (B, E); `prompt`, `text`, `speech` int64 ids, right-padded, each with `…_length` (B,).
@@ -93,8 +77,7 @@ class Chatterbox(Family):
         """
         assert isinstance(network, T3)
         for example in examples:
-            if not len(example.codes):
-                raise UserError(f"utterance {example.id}: no speech tokens, so nothing to learn; leave it out of the corpus")
+            example.check([network.config.start_speech_token])
         return _pad(network, examples)
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
@@ -130,7 +113,7 @@ class Chatterbox(Family):
         batch = _pad(network, [_spoken_by(voice, text, generation.codes)])
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         *_, logits, chosen = network.logits(batch, torch.zeros(1, dtype=torch.bool, device=device))
-        scores: np.ndarray = logits.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0].cpu().numpy()
+        scores: np.ndarray = logprob(logits, chosen).cpu().numpy()
         return scores[: len(generation.logprobs)]
 
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
@@ -143,9 +126,7 @@ class Chatterbox(Family):
             (config.speech_tokens_dict_size > last_speech, config.speech_tokens_dict_size, f"rows for speech, but the last id is {last_speech}"),
             (config.text_tokens_dict_size > last_text, config.text_tokens_dict_size, f"rows for text, but the last token is {last_text}"),
         ]
-        for fits, count, problem in facts:
-            if not fits:
-                raise UserError(f"chatterbox: the network has {count} {problem}; use the files that came with its weights")
+        check_facts(self.name, facts)
 
 
 FAMILY = Chatterbox
@@ -171,9 +152,6 @@ def _pad(network: T3, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
                 f"utterance {example.id}: {len(example.codes)} speech tokens, the network has room for "
                 f"{config.max_speech_tokens}; lower max_seconds of the corpus"
             )
-        for codes in (example.codes, example.prompt):
-            if len(codes) and not 0 <= codes.min() <= codes.max() < config.start_speech_token:
-                raise UserError(f"utterance {example.id}: a code is outside the codebook; run the tokenise stage again")
     start, stop = config.start_speech_token, config.stop_speech_token
     prompts = [_ids(example.prompt) for example in examples]
     texts = [torch.tensor(network.script(example.text)) for example in examples]

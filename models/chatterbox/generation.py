@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
 from models.chatterbox.network import T3, positions
 from models.parts.family import Generation, Sampling
-from models.parts.sampling import draw, generators, uniforms
+from models.parts.sampling import draw, generators, logprob, uniforms
+from models.parts.takes import cut
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def generate(
         logits = told + sampling.guidance * (told - scores[rows:]) if sampling.guidance else told
         token = draw(logits.masked_fill(banned, -torch.inf), uniforms(sources, 1)[:, 0], sampling)
         codes.append(token)
-        logprobs.append(told.log_softmax(-1).gather(1, token[:, None])[:, 0])
+        logprobs.append(logprob(told, token))
         stopped = torch.where((stopped < 0) & (token == config.stop_speech_token), step, stopped)
         if bool(((stopped >= 0) | (ends <= step)).all()):
             break
@@ -53,13 +53,4 @@ def generate(
         embeds = embeds.repeat(len(mask) // rows, 1, 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         places = places[:, -1:] + 1
-    drawn, taken = torch.stack(codes, 1).cpu(), torch.stack(logprobs, 1).cpu()
-    results = []
-    for row, (stop, limit) in enumerate(zip(stopped.tolist(), limits, strict=True)):
-        ended = 0 <= stop <= limit
-        frames = stop if ended else limit
-        results.append(Generation(
-            drawn[row, :frames, None].numpy().astype(np.int32), "stop" if ended else "length",
-            taken[row, : frames + ended].numpy(),
-        ))  # fmt: skip
-    return results
+    return cut(codes, logprobs, stopped, limits)

@@ -8,7 +8,6 @@ generation has the start of speech twice, both at position 0; so has training he
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers import LlamaConfig, LlamaModel
 from models.chatterbox.config import WEIGHTS, T3Config
 from models.chatterbox.script import Script
 from models.parts.text import load_tokenizer
-from models.parts.weights import load_into, save_half
+from models.parts.weights import draw_weights, load_into, save_base
 
 EMOTION = 0.5        # upstream's neutral value
 PERCEIVER_HEADS, PERCEIVER_DROPOUT = 4, 0.2
@@ -150,17 +149,10 @@ class T3(nn.Module):
     def new(cls, config: T3Config, tokenizer: Tokenizer, seed: int) -> T3:
         """A network to train from nothing, its weights by `seed`."""
         network, source = cls(config, tokenizer), torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for module in network.modules():
-                if isinstance(module, nn.Embedding):
-                    module.weight.normal_(0.0, 0.02, generator=source)
-                elif isinstance(module, nn.Linear):
-                    module.weight.normal_(0.0, 0.6 * module.in_features**-0.5, generator=source)
-                    if module.bias is not None:
-                        module.bias.zero_()
-            query = network.cond_enc.perceiver.pre_attention_query
-            bound = math.sqrt(3.0 / query.shape[1])  # upstream's
-            query.uniform_(-bound, bound, generator=source)
+        draw_weights(network, source)
+        query = network.cond_enc.perceiver.pre_attention_query
+        bound = math.sqrt(3.0 / query.shape[1])  # upstream's
+        nn.init.uniform_(query, -bound, bound, generator=source)
         return network
 
     @classmethod
@@ -172,9 +164,7 @@ class T3(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: `config.json`, `tokenizer.json` and `t3_cfg.safetensors` in half precision."""
-        save_half(self, folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1, sort_keys=True) + "\n")
-        self.script.tokenizer.save(str(folder / "tokenizer.json"))
+        save_base(folder, self.state_dict(), asdict(self.config), self.script.tokenizer, WEIGHTS)
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:

@@ -16,11 +16,15 @@ from models.fish_s2 import dataset, generation
 from models.fish_s2.config import FishConfig
 from models.fish_s2.network import FishNetwork
 from models.fish_s2.prompt import AFTER, BEFORE
-from models.parts import loralib_lora, peft_lora
+from models.parts import loralib_lora
+from models.parts.adapting import AdaptedFamily
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
-from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.family import AdaptSettings, Codec, Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.sampling import logprob
+from models.parts.takes import check_length
 from models.parts.text import character_tokenizer
+from models.parts.weights import check_facts
 
 IGNORED = -100
 ATTENTION, MLP = r"layers\.\d+\.attention\.(wqkv|wo)", r"layers\.\d+\.feed_forward\.w[123]"
@@ -34,7 +38,7 @@ TARGETS = {
 }
 
 
-class FishS2(Family):
+class FishS2(AdaptedFamily):
     name = "fish_s2"
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -68,26 +72,18 @@ class FishS2(Family):
         assert isinstance(network, FishNetwork)
         network.save(folder)
 
-    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
-        if settings.mode == "sft":
-            return network.requires_grad_(True)
+    def add_lora(self, network: nn.Module, settings: AdaptSettings) -> None:
         layers = target_layers(network, settings.targets)
         loralib_lora.wrap(network, layers, settings.rank, settings.alpha, settings.dropout)
-        return network
 
-    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
-        if settings.mode == "sft":
-            return {key: value.detach().float().cpu().clone() for key, value in network.state_dict().items()}
+    def lora_state(self, network: nn.Module) -> dict[str, torch.Tensor]:
         return loralib_lora.adapter_state(network)
 
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
-        network = self.network(weights)
-        if settings.mode == "sft":
-            peft_lora.blend(network, state, scale)
-        else:
-            layers = target_layers(network, settings.targets)
-            loralib_lora.merge(network, state, layers, scale * settings.alpha / settings.rank)
-        return network
+    def merge_lora(
+        self, network: nn.Module, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float
+    ) -> None:
+        layers = target_layers(network, settings.targets)
+        loralib_lora.merge(network, state, layers, scale * settings.alpha / settings.rank)
 
     def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Every tensor is int64. `tokens` (B, L) and `codes` (B, L, K) are the input: prompt, then frames.
@@ -97,7 +93,7 @@ class FishS2(Family):
         """
         assert isinstance(network, FishNetwork)
         for example in examples:
-            _check(network.config, example)
+            example.check(network.config.entries)
         return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
@@ -130,8 +126,7 @@ class FishS2(Family):
             batch = _pad(network, [(network.prompt(text), generation.codes)])
             device = network.norm.weight.device
             slow, codes, fast, residual = decisions(network, {key: value.to(device) for key, value in batch.items()})
-        slow_log = slow.float().log_softmax(-1).gather(-1, codes[:, None])
-        fast_log = fast.float().log_softmax(-1).gather(-1, residual[..., None])[..., 0]
+        slow_log, fast_log = logprob(slow, codes)[:, None], logprob(fast, residual)
         frames = torch.cat([slow_log[:-1], fast_log], -1).flatten()
         return torch.cat([frames, slow_log[-1]] if generation.finish == "stop" else [frames]).cpu().numpy()
 
@@ -145,9 +140,7 @@ class FishS2(Family):
             (config.codebook_size >= largest, config.codebook_size, f"codes, but one codebook has {largest} entries"),
             (config.vocab_size > last_id, config.vocab_size, f"embedding rows, but the last token is {last_id}"),
         ]
-        for fits, count, problem in facts:
-            if not fits:
-                raise UserError(f"fish_s2: the network has {count} {problem}; use the files that came with its weights")
+        check_facts(self.name, facts)
 
 
 FAMILY = FishS2
@@ -184,29 +177,11 @@ def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
     return [name for name in linear if pattern.fullmatch(name)]
 
 
-def _check(config: FishConfig, example: Example) -> None:
-    frames, codebooks = example.codes.shape
-    if not frames:
-        raise UserError(f"utterance {example.id}: no frames, so nothing to learn from; leave it out of the corpus")
-    if codebooks != config.num_codebooks:
-        raise UserError(
-            f"utterance {example.id}: {codebooks} codebooks, but the network has {config.num_codebooks}; "
-            "run the tokenise stage again"
-        )
-    largest = example.codes.max(0)
-    if example.codes.min() < 0 or largest[0] >= config.stop or largest.max() >= config.codebook_size:
-        raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
-
-
 def _pad(network: FishNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
     """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
     config = network.config
     length = max(len(prompt) + len(codes) for prompt, codes in sequences)
-    if length > config.max_seq_len:
-        raise UserError(
-            f"an utterance takes {length} tokens, but the network has room for {config.max_seq_len}; "
-            "lower max_seconds of the corpus"
-        )
+    check_length(length, config.max_seq_len)
     shape = (len(sequences), length)
     tokens, labels = torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
     codes = torch.zeros(*shape, config.num_codebooks, dtype=torch.int64)

@@ -53,6 +53,11 @@ class FishConfig:
                 raise UserError(f"config.json: {name} is false, but always true in S2; use its weights")
 
     @property
+    def entries(self) -> tuple[int, ...]:
+        """Entries of each codebook; of the residual ones, the largest's."""
+        return (self.stop, *[self.codebook_size] * (self.num_codebooks - 1))
+
+    @property
     def stop(self) -> int:
         """Number of the slow decision "stop": codebook 0's entries come before it."""
         return self.semantic_end_id - self.semantic_begin_id + 1

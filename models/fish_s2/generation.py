@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from models.fish_s2.network import Cache, FishNetwork
-from models.parts.errors import UserError
 from models.parts.family import Generation, Sampling
-from models.parts.sampling import draw, draw_unrepeated, generators, uniforms
+from models.parts.sampling import draw, draw_unrepeated, generators, logprob, uniforms
+from models.parts.takes import Takes, frames_left
 
 # Upstream's repetition-aware sampling (fishaudio/fish-speech, fish_speech/models/text2semantic/inference.py):
 # a semantic code that occurred within so many frames is drawn again, at this temperature and top-p.
@@ -29,10 +28,8 @@ def generate(
     """
     config, device = network.config, network.embeddings.weight.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    limits = [min(limit, config.max_seq_len - len(prompt)) for prompt, limit in zip(prompts, max_frames, strict=True)]
+    limits = frames_left([len(prompt) for prompt in prompts], max_frames, config.max_seq_len)
     width, sources = int(lengths.max()), generators(seeds)
-    if min(limits) < 1:
-        raise UserError(f"a text of {width} tokens leaves no room of {config.max_seq_len} for speech; cut it in parts")
     fallback = Sampling(FALLBACK_TEMPERATURE, sampling.top_k, FALLBACK_TOP_P)
     tokens = torch.tensor([list(prompt) + [0] * (width - len(prompt)) for prompt in prompts], device=device)
     slots = torch.arange(width + max(limits), device=device)
@@ -41,41 +38,22 @@ def generate(
     hidden = network.slow(tokens, tokens.new_zeros(*tokens.shape, config.num_codebooks), cache=cache)
     hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1]
 
-    frames: list[list[np.ndarray]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    finish = ["length"] * len(prompts)
-    rows = list(range(len(prompts)))
+    takes = Takes(limits, config.num_codebooks)
     recent = torch.full((len(prompts), WINDOW), -1, device=device)
     while True:
-        random = uniforms([sources[row] for row in rows], config.num_codebooks + 1)
+        random = uniforms([sources[row] for row in takes.rows], config.num_codebooks + 1)
         frame, taken = _frame(network, hidden, recent, random, sampling, fallback)
-        going = []
-        for place, (row, codes, steps) in enumerate(zip(rows, frame.cpu().numpy(), taken.tolist(), strict=True)):
-            if codes[0] == config.stop:
-                logprobs[row].append(steps[0])
-                finish[row] = "stop"
-                continue
-            frames[row].append(codes)
-            logprobs[row].extend(steps)
-            if len(frames[row]) < limits[row]:
-                going.append(place)
+        going = takes.add(frame, taken, frame[:, 0] == config.stop)
         if not going:
             break
-        if len(going) < len(rows):
-            rows, keep = [rows[place] for place in going], torch.tensor(going, device=device)
+        if len(going) < len(frame):
+            keep = torch.tensor(going, device=device)
             frame, recent, visible, lengths = frame[keep], recent[keep], visible[keep], lengths[keep]
             cache.keep(keep)
         recent = torch.cat([recent[:, 1:], frame[:, :1]], 1)
         positions, mask = (lengths + cache.used - width)[:, None], visible[:, None, None, : cache.used + 1]
         hidden = network.slow(frame[:, :1] + config.semantic_begin_id, frame[:, None], positions, cache, mask)[:, 0]
-    return [
-        Generation(
-            np.array(frames[row], np.int32).reshape(-1, config.num_codebooks),
-            finish[row],
-            np.array(logprobs[row], np.float32),
-        )
-        for row in range(len(prompts))
-    ]
+    return takes.generations()
 
 
 def _frame(
@@ -86,7 +64,7 @@ def _frame(
     config = network.config
     logits = network.slow_logits(hidden)
     codes = [draw_unrepeated(logits, random[:, :2], sampling, recent, fallback)]
-    taken = [_logprob(logits, codes[0])]
+    taken = [logprob(logits, codes[0])]
     cache = Cache(config.fast(), config.n_fast_layer, len(hidden), config.num_codebooks, network.norm.weight)
     # The rest of a frame that is a stop is drawn too, after some code that exists, and then thrown away.
     step = codes[0].clamp(max=config.stop - 1)
@@ -94,10 +72,5 @@ def _frame(
         logits = network.fast(hidden if codebook == 1 else None, step[:, None], cache)[:, -1]
         step = draw(logits, random[:, codebook + 1], sampling)
         codes.append(step)
-        taken.append(_logprob(logits, step))
+        taken.append(logprob(logits, step))
     return torch.stack(codes, -1), torch.stack(taken, -1)
-
-
-def _logprob(logits: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
-    """Log-probability (B,) of `choice` (B,) in logits (B, V), before temperature and truncation."""
-    return logits.float().log_softmax(-1).gather(-1, choice[:, None])[:, 0]

@@ -8,7 +8,6 @@ fish_speech/models/text2semantic/llama.py.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from models.fish_s2.config import FishConfig, read_weights
 from models.fish_s2.prompt import Prompt
 from models.parts.errors import UserError
 from models.parts.text import load_tokenizer
-from models.parts.weights import save_half
+from models.parts.weights import save_base
 
 
 class Cache:
@@ -239,11 +238,8 @@ class FishNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: `config.json`, `tokenizer.json` and `model.safetensors` in half precision."""
-        folder.mkdir(parents=True, exist_ok=True)
         config = {"model_type": "dual_ar", **asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        self.prompt.tokenizer.save(str(folder / "tokenizer.json"))
-        save_half(self, folder / "model.safetensors")
+        save_base(folder, self.state_dict(), config, self.prompt.tokenizer)
 
 
 def _rope_table(config: FishConfig, length: int) -> torch.Tensor:

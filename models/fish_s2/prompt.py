@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer
 
 from models.parts.errors import UserError
-from models.parts.text import clean
+from models.parts.text import text_ids, token_id
 
 # Upstream encodes every part by itself, so that no text token spans two of them
 # (fishaudio/fish-speech, fish_speech/models/text2semantic/inference.py and conversation.py).
@@ -18,34 +18,20 @@ class Prompt:
 
     def __init__(self, tokenizer: Tokenizer, semantic_begin: int, semantic_end: int):
         self.tokenizer = tokenizer
-        self.im_end = self._id("<|im_end|>")
-        self.control = {self.im_end, self._id("<|im_start|>"), self._id("<|voice|>")}
+        self.im_end, *others = (token_id(tokenizer, token) for token in ("<|im_end|>", "<|im_start|>", "<|voice|>"))
+        self.control = {self.im_end, *others, *range(semantic_begin, semantic_end + 1)}
         for entry, expected in ((0, semantic_begin), (semantic_end - semantic_begin, semantic_end)):
-            if (found := self._id(f"<|semantic:{entry}|>")) != expected:
+            if (found := token_id(tokenizer, f"<|semantic:{entry}|>")) != expected:
                 raise UserError(
                     f"tokenizer.json: <|semantic:{entry}|> is {found}, config.json says {expected}; restore both files"
                 )
-        self.semantic = range(semantic_begin, semantic_end + 1)
         self.before = [token for part in BEFORE for token in self._encode(part)]
         self.after = [token for part in AFTER for token in self._encode(part)]
 
     def __call__(self, text: str) -> list[int]:
         """UserError for a text that is empty or holds a control token, which would end its turn."""
-        tokens = self._encode(clean(text))
-        if not tokens:
-            raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
-        for token in tokens:
-            if token in self.control or token in self.semantic:
-                control = self.tokenizer.id_to_token(token)
-                raise UserError(f"text {text!r}: {control} is a control token and can't be read out; take it out")
-        return self.before + tokens + self.after
+        return self.before + text_ids(self.tokenizer, text, self.control) + self.after
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
-
-    def _id(self, token: str) -> int:
-        found = self.tokenizer.token_to_id(token)
-        if found is None:
-            raise UserError(f"tokenizer.json: no token {token}; restore the file that came with the weights")
-        return int(found)

@@ -18,18 +18,20 @@ from models.indextts2 import dataset, generation
 from models.indextts2.conditioner import unpack
 from models.indextts2.dataset import Heard, Target
 from models.indextts2.network import UnifiedVoice, encode, read_network_config
-from models.parts import peft_lora
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
-from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.peft_lora import PeftFamily
+from models.parts.sampling import logprob
 from models.parts.text import character_tokenizer, load_tokenizer
+from models.parts.weights import check_facts
 
 IGNORED = -100
 TEXT_WEIGHT, SPEECH_WEIGHT = 0.2, 0.8  # instavar/indextts2-finetuning trainers/train_gpt_v2.py
 HEARD = 150  # frames of the prompt that a base learns from, at most: 3 s
 
 
-class IndexTTS2(Family):
+class IndexTTS2(PeftFamily):
     name = "indextts2"
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -73,30 +75,14 @@ class IndexTTS2(Family):
         assert isinstance(network, UnifiedVoice)
         network.save(folder)
 
-    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
-        """SFT trains all that a gradient reaches: everything but the conditioner, whose results come from files."""
+    def wrapped(self, network: nn.Module) -> nn.Module:
         assert isinstance(network, UnifiedVoice)
-        network.requires_grad_(settings.mode == "sft")
-        if settings.mode == "sft":
-            for module in network.conditioner_modules():
-                module.requires_grad_(False)
-        else:
-            peft_lora.adapt(network.gpt, settings)
-        return network
+        return network.gpt
 
-    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
+    def frozen(self, network: nn.Module) -> list[nn.Module]:
+        """The conditioner: its results come from files, so no gradient reaches it."""
         assert isinstance(network, UnifiedVoice)
-        if settings.mode == "sft":
-            return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        return peft_lora.state(network.gpt)
-
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> UnifiedVoice:
-        network = self.network(weights)
-        if settings.mode == "sft":
-            peft_lora.blend(network, state, scale)
-        else:
-            peft_lora.merge(network.gpt, state, settings, scale)
-        return network.requires_grad_(False).eval()
+        return network.conditioner_modules()
 
     def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`text` (B, Lt) with start and stop, `speech` (B, Ls) with start, `lengths` (B, 2) of both.
@@ -145,8 +131,8 @@ class IndexTTS2(Family):
         with evaluating(network):
             batch = {key: value.to(network.device) for key, value in _batch(network, [target]).items()}
             spoken = batch["labels"] != IGNORED
-            scores = network.mel_head(_hidden(network, batch)[spoken]).float().log_softmax(-1)
-        decided: np.ndarray = scores.gather(1, batch["labels"][spoken][:, None])[:, 0].cpu().numpy()
+            logits = network.mel_head(_hidden(network, batch)[spoken])
+        decided: np.ndarray = logprob(logits, batch["labels"][spoken]).cpu().numpy()
         return decided[: len(generation.logprobs)]
 
     @torch.no_grad()
@@ -167,9 +153,7 @@ class IndexTTS2(Family):
              config["number_mel_codes"], f"columns, but {network.codes} codes, start and stop make {network.codes + 2}"),
             (config["number_text_tokens"] > last_id, config["number_text_tokens"], f"text tokens, but the last of tokenizer.json is {last_id}"),
         ]  # fmt: skip
-        for fits, count, problem in facts:
-            if not fits:
-                raise UserError(f"indextts2: the network has {count} {problem}; use the files that came with its weights")
+        check_facts(self.name, facts)
 
 
 FAMILY = IndexTTS2
@@ -225,12 +209,9 @@ def _target(example: Example) -> Target:
 
 
 def _check(network: UnifiedVoice, example: Example) -> None:
+    example.check([network.codes])
     config, frames = network.config, len(example.codes)
-    if not frames:
-        raise UserError(f"utterance {example.id}: no speech tokens, so nothing to learn; leave it out of the corpus")
     if frames > config["max_mel_tokens"]:
         raise UserError(f"utterance {example.id}: {frames} speech tokens, the network has room for {config['max_mel_tokens']}; lower corpus.max_seconds")
-    if example.codes.min() < 0 or example.codes.max() >= config["start_mel_token"]:
-        raise UserError(f"utterance {example.id}: a code is outside of its codebook; run the tokenise stage again")
     if isinstance(example, Target) and example.text_ids.tolist() != network.text_ids(example.text)[1:-1]:
         raise UserError(f"utterance {example.id}: its text ids are not those of the base's tokenizer; run the tokenise stage again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from transformers import DynamicCache
 from models.indextts2.network import UnifiedVoice
 from models.parts import sampling as drawing
 from models.parts.family import Generation, Sampling
+from models.parts.takes import Takes
 
 
 @torch.no_grad()
@@ -36,41 +38,28 @@ def generate(
         embeds[row, width - len(prompt) - len(ids) - 1 :] = torch.cat([prompt, written, start[None]])
         mask[row, width - len(prompt) - len(ids) - 1 :] = 1
 
-    sources, rows, cache = drawing.generators(seeds), list(range(len(texts))), DynamicCache()
-    codes: list[list[int]] = [[] for _ in texts]
-    logprobs: list[list[float]] = [[] for _ in texts]
+    sources, takes, cache = drawing.generators(seeds), Takes(limits, 1), DynamicCache()
     latents: list[list[np.ndarray]] = [[] for _ in texts]
-    finish = ["length"] * len(texts)
     for step in range(max(limits)):
         states = network.gpt(inputs_embeds=embeds, attention_mask=mask, past_key_values=cache, use_cache=True)
         hidden = network.final_norm(states.last_hidden_state[:, -1])
         logits = network.mel_head(hidden).float()
-        scores = logits.log_softmax(-1)
-        logits[:, config["start_mel_token"]] = -torch.inf  # never a label
-        token = drawing.draw(logits, drawing.uniforms([sources[row] for row in rows], 1)[:, 0], sampling)
-        taken = scores.gather(1, token[:, None])[:, 0].tolist()
-        going = []
-        for place, (row, code, score) in enumerate(zip(rows, token.tolist(), taken, strict=True)):
-            logprobs[row].append(score)
-            if code == network.stop:
-                finish[row] = "stop"
-                continue
-            codes[row].append(code)
-            latents[row].append(hidden[place].float().cpu().numpy())
-            if step + 1 < limits[row]:
-                going.append(place)
+        allowed = logits.clone()
+        allowed[:, config["start_mel_token"]] = -torch.inf  # never a label
+        token = drawing.draw(allowed, drawing.uniforms([sources[row] for row in takes.rows], 1)[:, 0], sampling)
+        for row, state in zip(takes.rows, hidden.float().cpu().numpy(), strict=True):
+            latents[row].append(state)
+        going = takes.add(token[:, None], drawing.logprob(logits, token)[:, None], token == network.stop)
         if not going:
             break
-        if len(going) < len(rows):
+        if len(going) < len(token):
             keep = torch.tensor(going, device=device)
-            rows, token, mask = [rows[place] for place in going], token[keep], mask[keep]
+            token, mask = token[keep], mask[keep]
             cache.batch_select_indices(keep)
         embeds = (network.mel_embedding(token) + network.mel_pos_embedding.emb.weight[step + 1])[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    # The state that decided the stop belongs to no code.
     return [
-        Generation(
-            np.array(codes[row], np.int32).reshape(-1, 1), finish[row], np.array(logprobs[row], np.float32),
-            np.array(latents[row], np.float32).reshape(-1, config["model_dim"]),
-        )
-        for row in range(len(texts))
+        replace(take, latents=np.array(states[: len(take.codes)], np.float32).reshape(-1, config["model_dim"]))
+        for take, states in zip(takes.generations(), latents, strict=True)
     ]

@@ -9,7 +9,6 @@ two constants. Text has a head of its own, which is trained along; speech positi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from transformers import GPT2Config, GPT2Model
 
 from models.indextts2.conditioner import Conditioner
 from models.parts.errors import UserError
-from models.parts.text import clean, load_tokenizer
-from models.parts.weights import load_into, read_config, save_half
+from models.parts.text import load_tokenizer, text_ids
+from models.parts.weights import load_into, read_config, save_base
 
 CONSTANTS = 2  # positions of the prompt after its latents, from `speed_emb`
 # The released network (`gpt:` of its config.yaml; the last four are fixed in upstream's code).
@@ -151,10 +150,7 @@ class UnifiedVoice(Conditioner):
     def save(self, folder: Path) -> None:
         """Write what `load` reads: config.json, tokenizer.json and model.safetensors in half precision."""
         assert self.tokenizer is not None
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"gpt": self.config}, indent=1, sort_keys=True) + "\n")
-        self.tokenizer.save(str(folder / "tokenizer.json"))
-        save_half(self, folder / "model.safetensors")
+        save_base(folder, self.state_dict(), {"gpt": self.config}, self.tokenizer)
 
 
 def read_network_config(folder: Path) -> dict[str, Any]:
@@ -168,12 +164,7 @@ def read_network_config(folder: Path) -> dict[str, Any]:
 
 def encode(tokenizer: Tokenizer, text: str, config: dict[str, Any]) -> list[int]:
     """Ids of a text. UserError for one that is empty, too long, or holds a control token."""
-    start, stop = config["start_text_token"], config["stop_text_token"]
-    ids: list[int] = tokenizer.encode(clean(text), add_special_tokens=False).ids
-    if not ids:
-        raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
-    if start in ids or stop in ids:
-        raise UserError(f"text {text!r}: holds a control token, which can't be read out; take it out")
+    ids = text_ids(tokenizer, text, (config["start_text_token"], config["stop_text_token"]))
     if len(ids) > config["max_text_tokens"]:
         raise UserError(f"text {text[:40]!r} …: {len(ids)} tokens, the network reads {config['max_text_tokens']}; cut it in parts")
     return ids

@@ -32,6 +32,19 @@ class Example:
     speaker_embedding: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     prompt: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int32))
 
+    def check(self, vocabulary: Sequence[int]) -> None:
+        """UserError where a network with these entries in each codebook can't learn from it."""
+        frames, codebooks = self.codes.shape
+        if not frames:
+            raise UserError(f"utterance {self.id}: no frames, so nothing to learn from; leave it out of the corpus")
+        if codebooks != len(vocabulary):
+            raise UserError(
+                f"utterance {self.id}: {codebooks} codebooks, but the network has {len(vocabulary)}; "
+                "run the tokenise stage again"
+            )
+        if any(codes.min(initial=0) < 0 or (codes >= np.array(vocabulary)).any() for codes in (self.codes, self.prompt)):
+            raise UserError(f"utterance {self.id}: a code is outside its codebook; run the tokenise stage again")
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -72,8 +85,8 @@ class Contract:
 class Sampling:
     """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
 
-    `guidance`: weight of classifier-free guidance, for families that have it; 0: none. `euler_steps`: from noise to data,
-    for families with a flow-matching head.
+    The last two are for families whose card names them under `sampling`. `guidance`: weight of classifier-free guidance;
+    0: none. `euler_steps`: of a flow-matching head, from noise to data.
     """
 
     temperature: float = 0.8

@@ -1,4 +1,4 @@
-"""LoRA through PEFT, and full fine-tuning, for networks on transformers' blocks.
+"""LoRA through PEFT, for networks on transformers' blocks.
 
 The trunk is wrapped in place (`get_peft_model` on the Qwen2 model); embeddings and heads outside it stay frozen.
 Merging starts from the saved base in float32, never from a live training model.
@@ -14,6 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers.pytorch_utils import Conv1D
 
+from models.parts.adapting import AdaptedFamily
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings
 
@@ -60,9 +61,20 @@ def merge(trunk: torch.nn.Module, adapter: Mapping[str, torch.Tensor], settings:
     assert {name for name, _ in trunk.named_parameters()} == plain
 
 
-def blend(network: torch.nn.Module, tuned: Mapping[str, torch.Tensor], scale: float) -> None:
-    """Full fine-tuning: base + `scale` × (tuned − base), in place, in float32."""
-    base = network.state_dict()
-    if set(base) != set(tuned):
-        raise UserError(f"checkpoint: {len(set(base) ^ set(tuned))} keys differ from the base's; it belongs to other weights")
-    network.load_state_dict({name: base[name] + scale * (tuned[name].to(base[name].dtype) - base[name]) for name in base})
+class PeftFamily(AdaptedFamily):
+    """A family that PEFT adapts."""
+
+    def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The part of `network` that gets the LoRA layers."""
+        return network
+
+    def add_lora(self, network: torch.nn.Module, settings: AdaptSettings) -> None:
+        adapt(self.wrapped(network), settings)
+
+    def lora_state(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return state(self.wrapped(network))
+
+    def merge_lora(
+        self, network: torch.nn.Module, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float
+    ) -> None:
+        merge(self.wrapped(network), state, settings, scale)

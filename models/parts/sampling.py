@@ -28,6 +28,11 @@ def normals(sources: Sequence[torch.Generator], count: int) -> torch.Tensor:
     return torch.stack([torch.randn(count, generator=source) for source in sources])
 
 
+def logprob(logits: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """Log-probability (…) of `choice` (…) in logits (…, V), before penalty, temperature and truncation."""
+    return logits.float().log_softmax(-1).gather(-1, choice[..., None])[..., 0]
+
+
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """One token a row: logits (B, V) and uniform (B,) on the CPU to int64 (B,) beside the logits.
 

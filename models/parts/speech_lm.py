@@ -9,7 +9,6 @@ and the last speech position decides the end: `batch` shifts the labels once, no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
-from models.parts import peft_lora
 from models.parts import sampling as drawing
 from models.parts.errors import UserError
-from models.parts.family import AdaptSettings, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.peft_lora import PeftFamily
+from models.parts.takes import cut
 from models.parts.text import character_tokenizer, clean, load_tokenizer
-from models.parts.weights import load_into, read_config, save_half
+from models.parts.weights import draw_weights, load_into, read_config, save_base
 
 IGNORE = -100
 END_OF_PROMPT = "<|endofprompt|>"
@@ -95,7 +95,7 @@ class SpeechLM(nn.Module):
         return torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
 
 
-class SpeechLMFamily(Family):
+class SpeechLMFamily(PeftFamily):
     """What CosyVoice 2 and 3 share; a subclass adds its codec and format."""
 
     version: int
@@ -113,49 +113,25 @@ class SpeechLMFamily(Family):
         tokenizer = character_tokenizer(["<|endoftext|>", END_OF_PROMPT, "You are a helpful assistant."])
         vocabulary = {"vocab_size": tokenizer.get_vocab_size()}
         network = SpeechLM(config | {"version": self.version, "llm": config["llm"] | vocabulary})
-        generator = torch.Generator().manual_seed(seed)
-        for module in network.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02, generator=generator)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5, generator=generator)
+        draw_weights(network, torch.Generator().manual_seed(seed))
         network.tokenizer = tokenizer
         return network
 
     def save(self, network: SpeechLM, folder: Path) -> None:  # type: ignore[override]
-        save_half(network, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(network.config, indent=1, sort_keys=True) + "\n")
-        network.tokenizer.save(str(folder / "tokenizer.json"))
+        save_base(folder, network.state_dict(), network.config, network.tokenizer)
 
-    def adapt(self, network: SpeechLM, settings: AdaptSettings) -> SpeechLM:  # type: ignore[override]
-        if settings.mode == "sft":
-            network.requires_grad_(True)
-            if network.llm.model.lm_head.weight is not network.trunk.embed_tokens.weight:
-                network.llm.model.lm_head.requires_grad_(False)  # text is never predicted
-        else:
-            network.requires_grad_(False)
-            peft_lora.adapt(network.trunk, settings)
-        return network
+    def wrapped(self, network: SpeechLM) -> Qwen2Model:  # type: ignore[override]
+        return network.trunk
 
-    def adapter_state(self, network: SpeechLM, settings: AdaptSettings) -> dict[str, torch.Tensor]:  # type: ignore[override]
-        if settings.mode == "sft":
-            return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        return peft_lora.state(network.trunk)
-
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> SpeechLM:
-        network = self.network(weights)
-        if settings.mode == "sft":
-            peft_lora.blend(network, state, scale)
-        else:
-            peft_lora.merge(network.trunk, state, settings, scale)
-        return network.requires_grad_(False).eval()
+    def frozen(self, network: SpeechLM) -> list[nn.Module]:  # type: ignore[override]
+        head = network.llm.model.lm_head  # text is never predicted
+        return [] if head.weight is network.trunk.embed_tokens.weight else [head]
 
     def batch(self, network: SpeechLM, examples: Sequence[Example]) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """`text`, `speech`, `lengths` (B, 2) and `labels` (B, L): labels[p] is what position p decides."""
         texts = [network.text_ids(example.text) for example in examples]
         for example in examples:
-            if not len(example.codes):
-                raise UserError(f"utterance {example.id}: no speech tokens, so nothing to learn; leave it out of the corpus")
+            example.check([network.codes])
         lengths = torch.tensor([[len(t), len(e.codes)] for t, e in zip(texts, examples, strict=True)])
         text = torch.zeros(len(examples), int(lengths[:, 0].max()), dtype=torch.long)
         speech = torch.zeros(len(examples), int(lengths[:, 1].max()), dtype=torch.long)
@@ -202,38 +178,27 @@ class SpeechLMFamily(Family):
         for step in range(int(limits.max()) + 1):
             hidden = network.trunk(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
             logits = network.llm_decoder(hidden).float()
-            everything = logits.log_softmax(-1)
-            logits[:, banned] = -torch.inf
+            allowed = logits.clone()
+            allowed[:, banned] = -torch.inf
             if step < 2:
-                logits[:, network.end] = -torch.inf
-            token = drawing.draw(logits, drawing.uniforms(sources, 1).to(device)[:, 0], sampling)
+                allowed[:, network.end] = -torch.inf
+            token = drawing.draw(allowed, drawing.uniforms(sources, 1).to(device)[:, 0], sampling)
             codes.append(token)
-            logprobs.append(everything.gather(1, token[:, None])[:, 0])
+            logprobs.append(drawing.logprob(logits, token))
             stopped = torch.where((stopped < 0) & (token == network.end), step, stopped)
             if bool(((stopped >= 0) | (limits <= step)).all()):
                 break
             embeds = network.speech_embedding(token)[:, None]
             mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long, device=device)], dim=1)
             positions = positions[:, -1:] + 1
-        drawn, scores = torch.stack(codes, 1).cpu(), torch.stack(logprobs, 1).cpu()
-        results = []
-        for row in range(len(ids)):
-            stop = int(stopped[row])
-            ended = 0 <= stop <= int(limits[row])
-            frames = stop if ended else int(limits[row])
-            results.append(Generation(
-                drawn[row, :frames, None].numpy().astype(np.int32), "stop" if ended else "length",
-                scores[row, : frames + ended].numpy(),
-            ))
-        return results
+        return cut(codes, logprobs, stopped, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: SpeechLM, text: str, voice: Voice, generation: Generation) -> np.ndarray:  # type: ignore[override]
         batch = {k: v.to(network.speech_embedding.weight.device) for k, v in self.batch(network, [Example("", text, "", generation.codes)]).items()}
         hidden = network.trunk(inputs_embeds=network.embed(batch["text"], batch["lengths"], batch["speech"]), use_cache=False).last_hidden_state
         supervised = batch["labels"] != IGNORE
-        scores = network.llm_decoder(hidden[supervised]).float().log_softmax(-1)
-        decided: np.ndarray = scores.gather(1, batch["labels"][supervised][:, None])[:, 0].cpu().numpy()
+        decided: np.ndarray = drawing.logprob(network.llm_decoder(hidden[supervised]), batch["labels"][supervised]).cpu().numpy()
         return decided[: len(generation.logprobs)]
 
     def check_shapes(self, network: SpeechLM, contract: Contract) -> None:  # type: ignore[override]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
@@ -24,6 +25,24 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'").replace("\u2026", ".")
     text = re.sub(r"([.,?!])[.,?!]+", r"\1", text)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise UserError(f"tokenizer: no token {token}; restore the files that came with the weights")
+    return int(found)
+
+
+def text_ids(tokenizer: Tokenizer, text: str, control: Collection[int]) -> list[int]:
+    """Ids of a text. UserError for one that is empty or holds a token of `control`, which would end its turn."""
+    ids: list[int] = tokenizer.encode(clean(text), add_special_tokens=False).ids
+    if not ids:
+        raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
+    if found := [token for token in ids if token in control]:
+        token = tokenizer.id_to_token(found[0])
+        raise UserError(f"text {text!r}: {token} is a control token and can't be read out; take it out")
+    return ids
 
 
 def character_tokenizer(special: list[str]) -> Tokenizer:

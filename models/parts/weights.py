@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
 
 from models.parts.errors import UserError
 
@@ -63,6 +66,34 @@ def save_half_state(state: dict[str, torch.Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: t.half().contiguous() if t.is_floating_point() else t.contiguous() for name, t in state.items()}
     save_file(half, path, metadata={"format": "pt"})
+
+
+def save_base(
+    folder: Path, state: dict[str, torch.Tensor], config: dict[str, Any], tokenizer: Tokenizer,
+    name: str = "model.safetensors",
+) -> None:  # fmt: skip
+    """A weights folder: the tensors in half precision, config.json and tokenizer.json."""
+    save_half_state(state, folder / name)
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def draw_weights(network: torch.nn.Module, source: torch.Generator, embeddings: float = 0.02) -> None:
+    """Random weights to train from nothing: embeddings of this deviation, linear layers that keep loudness, no biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=embeddings, generator=source)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5, generator=source)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def check_facts(family: str, facts: Iterable[tuple[bool, int, str]]) -> None:
+    """UserError for the first fact (does it hold, a count of the network, what is wrong with that) that does not hold."""
+    for holds, count, problem in facts:
+        if not holds:
+            raise UserError(f"{family}: the network has {count} {problem}; use the files that came with its weights")
 
 
 def sha256_of(*files: Path) -> str:

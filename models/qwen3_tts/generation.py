@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
-from models.parts.errors import UserError
 from models.parts.family import Generation, Sampling
-from models.parts.sampling import draw, generators, uniforms
+from models.parts.sampling import draw, generators, logprob, uniforms
+from models.parts.takes import Takes, frames_left
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING
 
@@ -30,9 +30,7 @@ def generate(
     """
     prompts, device, stop = [network.prompt(text) for text in texts], network.device, network.ids.codes
     width = max(len(words) for words, _ in prompts)
-    limits = [min(most, network.max_length - len(words)) for (words, _), most in zip(prompts, max_frames, strict=True)]
-    if min(limits) < 1:
-        raise UserError(f"a text of {width} tokens leaves no room of {network.max_length} for speech; cut it in parts")
+    limits = frames_left([len(words) for words, _ in prompts], max_frames, network.max_length)
     text = torch.zeros(len(prompts), width, dtype=torch.int64)
     codec = torch.full((len(prompts), width, network.codebooks), NOTHING)
     mask = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -44,42 +42,23 @@ def generate(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     speakers = speaker.to(device).expand(len(prompts), -1)
     used = torch.zeros(len(prompts), stop + 1, dtype=torch.bool, device=device)
-    cache, sources, rows = DynamicCache(), generators(seeds), list(range(len(prompts)))
-    frames: list[list[np.ndarray]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    finish = ["length"] * len(prompts)
-    while True:
+    cache, sources, takes = DynamicCache(), generators(seeds), Takes(limits, network.codebooks)
+    for step in count():
         hidden = network.talker.model.run(network.embed(text, codec, speakers), cache, mask, positions)[:, -1]
-        random = uniforms([sources[row] for row in rows], network.codebooks)
-        frame, taken = _frame(network, hidden, used, len(frames[rows[0]]) >= MIN_FRAMES, random, sampling)
-        going = []
-        for place, (row, codes, steps) in enumerate(zip(rows, frame.cpu().numpy(), taken.tolist(), strict=True)):
-            if codes[0] == stop:
-                logprobs[row].append(steps[0])
-                finish[row] = "stop"
-                continue
-            frames[row].append(codes)
-            logprobs[row].extend(steps)
-            if len(frames[row]) < limits[row]:
-                going.append(place)
+        random = uniforms([sources[row] for row in takes.rows], network.codebooks)
+        frame, taken = _frame(network, hidden, used, step >= MIN_FRAMES, random, sampling)
+        going = takes.add(frame, taken, frame[:, 0] == stop)
         if not going:
             break
-        if len(going) < len(rows):
-            rows, keep = [rows[place] for place in going], torch.tensor(going, device=device)
+        if len(going) < len(frame):
+            keep = torch.tensor(going, device=device)
             frame, used, mask, positions, speakers = (t[keep] for t in (frame, used, mask, positions, speakers))
             cache.batch_select_indices(keep)
         used = used.scatter(1, frame[:, :1], True)
-        text, codec = torch.full((len(rows), 1), network.ids.tts_pad, device=device), frame[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        text, codec = torch.full((len(frame), 1), network.ids.tts_pad, device=device), frame[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions[:, -1:] + 1
-    return [
-        Generation(
-            np.array(frames[row], np.int32).reshape(-1, network.codebooks),
-            finish[row],
-            np.array(logprobs[row], np.float32),
-        )
-        for row in range(len(prompts))
-    ]
+    return takes.generations()
 
 
 def _frame(
@@ -94,18 +73,13 @@ def _frame(
     if not may_stop:
         penalised[:, stop] = -torch.inf
     codes = [draw(penalised, random[:, 0], sampling)]
-    taken = [_logprob(logits, codes[0])]
+    taken = [logprob(logits, codes[0])]
     # The rest of a frame that is a stop is drawn too, after some code that exists, and then thrown away.
     embeds = torch.stack([hidden, network.embed_first(codes[0].clamp(max=stop - 1))], 1)
     cache = DynamicCache()
     for codebook, head in enumerate(predictor.lm_head, start=1):
         logits = head(predictor.run(embeds, cache)[:, -1])
         codes.append(draw(logits, random[:, codebook], sampling))
-        taken.append(_logprob(logits, codes[-1]))
+        taken.append(logprob(logits, codes[-1]))
         embeds = predictor.model.codec_embedding[codebook - 1](codes[-1])[:, None]
     return torch.stack(codes, -1), torch.stack(taken, -1)
-
-
-def _logprob(logits: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
-    """Log-probability (B,) of `choice` (B,) in logits (B, V), before penalty, temperature and truncation."""
-    return logits.float().log_softmax(-1).gather(-1, choice[:, None])[:, 0]

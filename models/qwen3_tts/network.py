@@ -6,7 +6,6 @@ are Qwen 3's. The codec is no part of it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Cache, Qwen3Config, Qwen3Model
 
-from models.parts.weights import load_into, read_config, save_half
+from models.parts.weights import load_into, read_config, save_base
 from models.qwen3_tts.config import Ids, block_config, check
 from models.qwen3_tts.prompt import Prompt
 from models.qwen3_tts.speaker import speaker_encoder
@@ -173,6 +172,4 @@ class Qwen3TTSNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: `config.json`, `tokenizer.json` and `model.safetensors` in half precision."""
-        save_half(self, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.config, indent=1, sort_keys=True) + "\n")
-        self.prompt.tokenizer.save(str(folder / "tokenizer.json"))
+        save_base(folder, self.state_dict(), self.config, self.prompt.tokenizer)

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.parts import peft_lora
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
-from models.parts.family import AdaptSettings, Codec, Contract, Example, Family, Generation, Loss, Sampling, Voice
-from models.parts.sampling import generators
+from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.peft_lora import PeftFamily
+from models.parts.sampling import generators, logprob
 from models.parts.scalars import to_values
+from models.parts.takes import check_length
 from models.parts.text import character_tokenizer
 from models.voxtral import dataset, generation
 from models.voxtral.config import FlowHeadConfig, VoxtralConfig
@@ -28,7 +29,9 @@ IGNORED = -100
 WITHOUT_CONDITION = 0.1  # share of the frames that train the flow head without the hidden state (arXiv 2603.25551)
 
 
-class Voxtral(Family):
+class Voxtral(PeftFamily):
+    """LoRA targets: the trunk's layers by transformers' names (q_proj …), the flow head's by their own (wq … w3)."""
+
     name = "voxtral"
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -56,28 +59,9 @@ class Voxtral(Family):
         assert isinstance(network, VoxtralNetwork)
         network.save(folder)
 
-    def adapt(self, network: nn.Module, settings: AdaptSettings) -> nn.Module:
-        """Targets: the trunk's layers by transformers' names (q_proj …), the flow head's by their own (wq … w3)."""
+    def frozen(self, network: nn.Module) -> list[nn.Module]:
         assert isinstance(network, VoxtralNetwork)
-        if settings.mode == "sft":
-            network.requires_grad_(True)
-            network.trunk.embed_tokens.requires_grad_(False)  # upstream trained with frozen text embeddings
-        else:
-            peft_lora.adapt(network, settings)
-        return network
-
-    def adapter_state(self, network: nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
-        if settings.mode == "sft":
-            return {name: tensor.detach().float().cpu().clone() for name, tensor in network.state_dict().items()}
-        return peft_lora.state(network)
-
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
-        network = self.network(weights)
-        if settings.mode == "sft":
-            peft_lora.blend(network, state, scale)
-        else:
-            peft_lora.merge(network, state, settings, scale)
-        return network.requires_grad_(False).eval()
+        return [network.trunk.embed_tokens]  # upstream trained with frozen text embeddings
 
     def batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Every tensor is int64. `tokens` (B, L) and `codes` (B, L, K) are the input: prompt, then frames.
@@ -88,7 +72,7 @@ class Voxtral(Family):
         """
         assert isinstance(network, VoxtralNetwork)
         for example in examples:
-            _check(network.config, example)
+            example.check(network.config.entries)
         return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
@@ -126,15 +110,15 @@ class Voxtral(Family):
             device = network.audio_embeddings.weight.device
             batch = _pad(network, [(network.prompt(text), generation.codes)])
             logits, choices, _, _ = decisions(network, {name: tensor.to(device) for name, tensor in batch.items()})
-        taken: np.ndarray = logits.float().log_softmax(-1).gather(-1, choices[:, None])[:, 0].cpu().numpy()
+        taken: np.ndarray = logprob(logits, choices).cpu().numpy()
         return taken[: len(generation.logprobs)]  # a take that was cut has made no last decision
 
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
         assert isinstance(network, VoxtralNetwork)
         config, last_id = network.config, max(network.prompt.tokenizer.get_vocab().values())
-        own = (config.semantic_codebook_size, *[config.acoustic_codebook_size] * config.n_acoustic_codebook)
-        if contract.vocabulary != own:
-            shown = [f"{v[0]} codes and {len(v) - 1} values of {sorted(set(v[1:]))} levels" for v in (own, contract.vocabulary)]
+        if contract.vocabulary != config.entries:
+            both = (config.entries, contract.vocabulary)
+            shown = [f"{v[0]} codes and {len(v) - 1} values of {sorted(set(v[1:]))} levels" for v in both]
             raise UserError(f"voxtral: the network has {shown[0]}, the codec {shown[1]}; codec and weights are of two models")
         if config.vocab_size <= last_id:
             raise UserError(
@@ -174,32 +158,11 @@ def _draws(
     return noise.to(values.device), time.to(values.device)
 
 
-def _check(config: VoxtralConfig, example: Example) -> None:
-    frames, codebooks = example.codes.shape
-    if not frames:
-        raise UserError(f"utterance {example.id}: no frames, so nothing to learn from; leave it out of the corpus")
-    if codebooks != config.codebooks:
-        raise UserError(
-            f"utterance {example.id}: {codebooks} codebooks, but the network has {config.codebooks}; "
-            "run the tokenise stage again"
-        )
-    semantic, acoustic = example.codes[:, 0], example.codes[:, 1:]
-    if (
-        example.codes.min() < 0 or semantic.max() >= config.semantic_codebook_size
-        or acoustic.max() >= config.acoustic_codebook_size
-    ):
-        raise UserError(f"utterance {example.id}: a code is outside its codebook; run the tokenise stage again")
-
-
 def _pad(network: VoxtralNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
     """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
     config = network.config
     length = max(len(prompt) + len(frames) for prompt, frames in sequences)
-    if length > config.max_seq_len:
-        raise UserError(
-            f"an utterance takes {length} tokens, but the network has room for {config.max_seq_len}; "
-            "lower max_seconds of the corpus"
-        )
+    check_length(length, config.max_seq_len)
     shape = (len(sequences), length)
     tokens, labels = torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
     codes = torch.full((*shape, config.codebooks), -1)

@@ -54,6 +54,11 @@ class VoxtralConfig:
         return 1 + self.n_acoustic_codebook
 
     @property
+    def entries(self) -> tuple[int, ...]:
+        """Entries of each codebook."""
+        return (self.semantic_codebook_size, *[self.acoustic_codebook_size] * self.n_acoustic_codebook)
+
+    @property
     def codebook_rows(self) -> list[int]:
         """Rows of each codebook in the table of audio embeddings."""
         return [

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
-from models.parts.errors import UserError
 from models.parts.family import Generation, Sampling
-from models.parts.sampling import draw, generators, normals, uniforms
+from models.parts.sampling import draw, generators, logprob, normals, uniforms
+from models.parts.takes import Takes, frames_left
 from models.voxtral.network import VoxtralNetwork
 
 
@@ -25,18 +24,13 @@ def generate(
     positions count its own tokens alone.
     """
     config, device = network.config, network.audio_embeddings.weight.device
-    limits = [min(limit, config.max_seq_len - len(prompt)) for prompt, limit in zip(prompts, max_frames, strict=True)]
+    limits = frames_left([len(prompt) for prompt in prompts], max_frames, config.max_seq_len)
     width = max(map(len, prompts))
-    if min(limits) < 1:
-        raise UserError(f"a text of {width} tokens leaves no room of {config.max_seq_len} for speech; cut it in parts")
     tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     embeds, positions, cache = network.trunk.embed_tokens(tokens), (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
 
-    frames: list[list[np.ndarray]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    finish = ["length"] * len(prompts)
-    rows, sources = list(range(len(prompts))), generators(seeds)
+    takes, sources = Takes(limits, config.codebooks), generators(seeds)
     while True:
         hidden = network.trunk(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
@@ -46,29 +40,14 @@ def generate(
         noise = normals(sources, config.n_acoustic_codebook).to(device)
         values = network.acoustic_transformer.values(hidden, noise, sampling.guidance, sampling.euler_steps)
         codes = torch.cat([choice[:, None] - 1, network.acoustic_codes(values)], 1)
-        taken = logits.log_softmax(-1).gather(-1, choice[:, None])[:, 0]
-        going = []
-        for place, (row, frame, logprob) in enumerate(zip(rows, codes.cpu().numpy(), taken.tolist(), strict=True)):
-            logprobs[row].append(logprob)
-            if frame[0] < 0:  # the end; its acoustic values mean nothing
-                finish[row] = "stop"
-                continue
-            frames[row].append(frame)
-            if len(frames[row]) < limits[row]:
-                going.append(place)
+        # At the end the acoustic values mean nothing.
+        going = takes.add(codes, logprob(logits, choice)[:, None], codes[:, 0] < 0)
         if not going:
             break
-        if len(going) < len(rows):
-            keep = torch.tensor(going, device=device)
-            rows, sources = [rows[place] for place in going], [sources[place] for place in going]
+        if len(going) < len(codes):
+            keep, sources = torch.tensor(going, device=device), [sources[place] for place in going]
             codes, mask, positions = codes[keep], mask[keep], positions[keep]
             cache.batch_select_indices(keep)
         embeds, positions = network.frames(codes)[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-    return [
-        Generation(
-            np.array(frames[row], np.int32).reshape(-1, config.codebooks), finish[row],
-            np.array(logprobs[row], np.float32),
-        )
-        for row in range(len(prompts))
-    ]
+    return takes.generations()

@@ -8,7 +8,6 @@ Structure and names: vllm-omni model_executor/models/voxtral_tts/voxtral_tts_aud
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers import MistralConfig, MistralModel
 
 from models.parts.scalars import to_codes
 from models.parts.text import load_tokenizer
-from models.parts.weights import load_state, save_half_state
+from models.parts.weights import draw_weights, load_state, save_base
 from models.voxtral.config import END, SPECIALS, FlowHeadConfig, VoxtralConfig, padded
 from models.voxtral.prompt import Prompt
 from models.voxtral.released import read_network, to_released
@@ -171,12 +170,8 @@ class VoxtralNetwork(nn.Module):
     @classmethod
     def new(cls, config: VoxtralConfig, tokenizer: Tokenizer, seed: int) -> VoxtralNetwork:
         """A network to train from nothing, its weights drawn by `seed`."""
-        network, source = cls(config, tokenizer), torch.Generator().manual_seed(seed)
-        for module in network.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02, generator=source)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5, generator=source)
+        network = cls(config, tokenizer)
+        draw_weights(network, torch.Generator().manual_seed(seed))
         return network
 
     @classmethod
@@ -194,9 +189,7 @@ class VoxtralNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a tiny folder."""
-        save_half_state(self.released_state(), folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.config.as_params(), indent=1, sort_keys=True) + "\n")
-        self.prompt.tokenizer.save(str(folder / "tokenizer.json"))
+        save_base(folder, self.released_state(), self.config.as_params(), self.prompt.tokenizer)
 
     def released_state(self) -> dict[str, torch.Tensor]:
         """The weights by their released names and in their released layout."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer
 
-from models.parts.errors import UserError
-from models.parts.text import clean
+from models.parts.text import text_ids, token_id
 
 BEFORE = ("<s>", "[BEGIN_AUDIO]", "[NEXT_AUDIO_TEXT]")
 AFTER = ("[REPEAT_AUDIO_TEXT]", "[BEGIN_AUDIO]")
@@ -23,20 +22,8 @@ class Prompt:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self.before, self.after = [self._id(token) for token in BEFORE], [self._id(token) for token in AFTER]
+        self.before, self.after = ([token_id(tokenizer, token) for token in part] for part in (BEFORE, AFTER))
 
     def __call__(self, text: str) -> list[int]:
         """UserError for a text that is empty or holds one of the template's own tokens."""
-        tokens: list[int] = self.tokenizer.encode(clean(text), add_special_tokens=False).ids
-        if not tokens:
-            raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
-        if control := {*self.before, *self.after}.intersection(tokens):
-            name = self.tokenizer.id_to_token(min(control))
-            raise UserError(f"text {text!r}: {name} is a control token and can't be read out; take it out")
-        return self.before + tokens + self.after
-
-    def _id(self, token: str) -> int:
-        found = self.tokenizer.token_to_id(token)
-        if found is None:
-            raise UserError(f"tokenizer: no token {token}; restore the file that came with the weights")
-        return int(found)
+        return self.before + text_ids(self.tokenizer, text, {*self.before, *self.after}) + self.after

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 Summary = dict[str, Any]  # what stages.common.results.summarise makes
 
 
+SPEAKS = 0.30  # above this word error rate on held-out texts, what comes out is no reading of them
+
+
 class Advice(NamedTuple):
     """One line of routing advice: for this need, this family, because of this."""
 
@@ -49,9 +52,34 @@ def headline(summaries: Sequence[Summary]) -> str:
     return f"{len(passed)} of {families} {verb} a checkpoint that passes the gate at all three lengths: {names}."
 
 
+def speaks(summary: Summary) -> bool:
+    """Does the best checkpoint say held-out texts? Where there are none, nobody knows that it does not."""
+    rate = summary["held_out_word_error_rate"]
+    return rate is None or rate <= SPEAKS
+
+
+def silent(summaries: Sequence[Summary]) -> str:
+    """Names the families that do not speak; empty where all do."""
+    names = [one["title"] for one in summaries if not speaks(one)]
+    if not names:
+        return ""
+    verb, whose = ("does", "its") if len(names) == 1 else ("do", "their")
+    return (
+        f"{listed(names)} {verb} not speak: even {whose} best checkpoint gets more than {SPEAKS:.0%} of the words of "
+        "held-out texts wrong."
+    )
+
+
 def findings(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
     """For each family its title and what happened to it, in a few sentences."""
-    return [(one["title"], _of_control(one) if one["control"] else _of_trained(one)) for one in summaries]
+    return [(one["title"], _of_speech(one) + (_of_control(one) if one["control"] else _of_trained(one))) for one in summaries]
+
+
+def _of_speech(summary: Summary) -> list[str]:
+    if speaks(summary):
+        return []
+    name, rate = summary["chosen"]["best"], percent(summary["held_out_word_error_rate"])
+    return [f"It does not speak: {name} gets {rate} of the words of held-out texts wrong."]
 
 
 def _of_control(summary: Summary) -> list[str]:

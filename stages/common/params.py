@@ -119,8 +119,9 @@ class SamplingParams(Block):
     top_k: Count
     top_p: Annotated[Number, Field(gt=0, le=1)]
     max_ratio: Positive  # cap on the length: frames at most so many times the expected ones
-    guidance: NotNegative = 0.0  # weight of classifier-free guidance, for families that have it
-    euler_steps: Count = 8  # from noise to data, for families with a flow-matching head
+    # Only for families whose card names them under `sampling`:
+    guidance: NotNegative = 0.0  # weight of classifier-free guidance
+    euler_steps: Count = 8  # of a flow-matching head, from noise to data
 
 
 class FamilyParams(Block):
@@ -241,9 +242,11 @@ def _check_family(params: Params, name: str, here: list[str]) -> list[str]:
     profiles = params.families.get(name, {})
     if params.profile not in profiles:
         return [f"{name}: has no block for profile {params.profile!r}; it has {', '.join(profiles) or 'none'}"]
-    weights = profiles[params.profile].weights
-    if weights.is_dir():
-        return []
-    ours = weights.is_relative_to("models")  # made by this repository, not released by somebody
-    way_out = f"make it with `make bases MODEL={name}`" if ours else "put the released weights there (see README.md)"
-    return [f"{name}.{params.profile}.weights: {weights}: no such folder; {way_out}"]
+    block, problems = profiles[params.profile], []
+    if not block.weights.is_dir():
+        ours = block.weights.is_relative_to("models")  # made by this repository, not released by somebody
+        way_out = f"make it with `make bases MODEL={name}`" if ours else "put the released weights there (see README.md)"
+        problems.append(f"{name}.{params.profile}.weights: {block.weights}: no such folder; {way_out}")
+    optional = {key for key, field in SamplingParams.model_fields.items() if not field.is_required()}
+    unused = (optional & block.sampling.model_fields_set) - {*licences.card(name).get("sampling", [])}
+    return problems + [f"{name}.{params.profile}.sampling.{key}: {name} has no use for it; take it out" for key in sorted(unused)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.parts.errors import UserError
+from stages.common.averages import mean, words_in
 from stages.common.records import (
     Card,
     HistoryRow,
@@ -89,18 +91,17 @@ class Results:
 
 def _floor(recordings: list[Recording]) -> Floor:
     """Counted as the gate counts a checkpoint's scores: errors over all words, means of the rest."""
-    words = [sum(len(wanted.split()) for _, wanted, _ in one.words if wanted) for one in recordings]
-    wrong = sum((one.word_error_rate or 0.0) * count for one, count in zip(recordings, words, strict=True))
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
     return Floor(
-        wrong / sum(words) if sum(words) else None,
+        _word_error_rate(recordings),
         mean([one.similarity for one in recordings]),
         mean([one.dnsmos for one in recordings]),
     )
+
+
+def _word_error_rate(heard: Sequence[Recording]) -> float | None:
+    words = [words_in(one.words) for one in heard]
+    wrong = sum((one.word_error_rate or 0.0) * count for one, count in zip(heard, words, strict=True))
+    return wrong / sum(words) if sum(words) else None
 
 
 def epoch_of(checkpoint: str) -> int:
@@ -145,7 +146,8 @@ def _origin(training: Training, card: Card) -> str:
 def summarise(results: Results) -> dict[str, Any]:
     """What the comparison needs of a family, as plain JSON. Audio paths are relative to the family's report folder.
 
-    `seconds` are wall times of the stages; null where a stage left no metrics.
+    `seconds` are wall times of the stages; null where a stage left no metrics. `held_out_word_error_rate` is the best
+    checkpoint's; null where the corpus has no held-out texts.
     """
     card, training, judgement = results.card, results.training, results.judgement
     losses = results.validation_losses()
@@ -174,6 +176,9 @@ def summarise(results: Results) -> dict[str, Any]:
         "promoted": judgement.promoted,
         "why": judgement.why,
         "chosen": results.chosen._asdict(),
+        "held_out_word_error_rate": _word_error_rate(
+            [one for one in results.takes if one.checkpoint == results.chosen.best and one.kind == "held-out"]
+        ),
         "recordings": results.floor._asdict(),
         "through_codec": results.ceiling._asdict(),
         "checkpoints": {

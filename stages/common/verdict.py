@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.common.averages import mean, words_in
 from stages.common.params import GateParams
 
 TIERS = {"5s": 5.0, "15s": 15.0, "30s": 30.0}  # seconds of speech that a text of the tier should last
@@ -51,7 +52,7 @@ def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -
         counts = [sum(row["errors"][error] for error in errors) for row in recordings]
         return int(np.quantile(counts, 0.9, method="lower")) if counts else 0
 
-    rates = [row["rate"] for row in recordings if row["rate"] and _count(row) >= FEW_WORDS]
+    rates = [row["rate"] for row in recordings if row["rate"] and words_in(row["words"]) >= FEW_WORDS]
     rate = float(np.median(rates)) if rates else rate
     middle = rate or 0.0
     return Tolerance(
@@ -82,7 +83,7 @@ def judge(row: Row, allowed: Tolerance) -> list[str]:
 
 
 def _words(row: Row, allowed: Tolerance) -> list[str]:
-    reasons, errors, count = [], row["errors"], _count(row)
+    reasons, errors, count = [], row["errors"], words_in(row["words"])
     lost, added = errors["dropped"] + errors["merged"], errors["inserted"] + errors["repeated"]
     # A listener without context cannot tell a lone letter or number: a text of one word may sound like another.
     if count > 1 and not any(op == "ok" for op, _, _ in row["words"]):
@@ -98,7 +99,7 @@ def _words(row: Row, allowed: Tolerance) -> list[str]:
 
 
 def _pace(row: Row, allowed: Tolerance) -> list[str]:
-    count = _count(row)
+    count = words_in(row["words"])
     if allowed.rate is None or count < FEW_WORDS:
         return []
     if row["seconds"] < STUB * count / allowed.rate:
@@ -107,10 +108,6 @@ def _pace(row: Row, allowed: Tolerance) -> list[str]:
         drift = row["rate"] / allowed.rate - 1
         return [f"speaks {abs(drift):.0%} {'faster' if drift > 0 else 'slower'} than the recordings"]
     return []
-
-
-def _count(row: Row) -> int:
-    return sum(len(word.split()) for _, word, _ in row["words"] if word)
 
 
 def longest_run(words: Sequence[Sequence[str | None]], ops: Sequence[str]) -> int:
@@ -154,12 +151,12 @@ def tiers(rows: Sequence[Row], pass_share: float) -> dict[str, dict[str, Any]]:
 def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict[str, Any]:
     """Word error rate over all words of a checkpoint's takes, with its 95 % bootstrap interval over the takes, and
     the means of similarity to the speaker and of DNSMOS. `similarity_margin` is the distance from real recordings."""
-    wrong = np.array([row["word_error_rate"] * _count(row) for row in rows])
-    words = np.array([_count(row) for row in rows])
+    wrong = np.array([row["word_error_rate"] * words_in(row["words"]) for row in rows])
+    words = np.array([words_in(row["words"]) for row in rows])
     drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
     rates = wrong[drawn].sum(1) / words[drawn].sum(1)
-    similarity, real = (_mean([row["similarity"] for row in some]) for some in (rows, recordings))
-    quality = _mean([row["dnsmos"] for row in rows])
+    similarity, real = (mean([row["similarity"] for row in some]) for some in (rows, recordings))
+    quality = mean([row["dnsmos"] for row in rows])
     return {
         "word_error_rate": round(float(wrong.sum() / words.sum()), 4),
         "ci": [round(float(edge), 4) for edge in np.quantile(rates, [0.025, 0.975])],
@@ -167,11 +164,6 @@ def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict
         "similarity_margin": None if similarity is None or real is None else round(similarity - real, 4),
         "dnsmos": quality,
     }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(sum(known) / len(known), 4) if known else None
 
 
 def promote(
