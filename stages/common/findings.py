@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 Summary = dict[str, Any]  # what stages.common.results.summarise makes
-
-
 SPEAKS = 0.30  # above this word error rate on held-out texts, what comes out is no reading of them
 
 
