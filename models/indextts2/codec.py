@@ -43,7 +43,7 @@ class IndexCodec(SemanticCodec):
         self.contract = replace(self.contract, tokeniser_sha256=sha256_of(*files))
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
-        prompt = self.features(wave[: PROMPT_SECONDS * self.contract.sample_rate])
+        prompt = self.around_tokens(wave[: PROMPT_SECONDS * self.contract.sample_rate])
         with torch.no_grad():
             points = self.network.quantiser.points(prompt)
             condition, emotion = self.conditioner.condition(points[None], torch.tensor([len(points)]))

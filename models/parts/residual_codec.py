@@ -8,21 +8,17 @@ the language model has to write the voice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 
-from models.parts import voiceprint, whisper
+from models.parts import voiceprint
 from models.parts.each import each
-from models.parts.family import Codec, Contract, Voice
+from models.parts.family import Voice
 from models.parts.flow import Flow, FlowConfig
-from models.parts.mel import Mel
+from models.parts.flow_codec import FlowCodec
 from models.parts.scalars import residual_directions
-from models.parts.semantic import SemanticQuantiser, kmeans, surroundings
-from models.parts.weights import load_into, read_config, sha256_of
+from models.parts.semantic import SemanticQuantiser, kmeans
 
 
 class ResidualQuantiser(torch.nn.Module):
@@ -78,34 +74,17 @@ class ResidualNetwork(torch.nn.Module):
         self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), bands=config["mel"]["bands"], **config["flow"]))
 
 
-class ResidualCodec(Codec):
+class ResidualCodec(FlowCodec):
     """Semantic and residual codebooks; frames of `config["frame"]` samples."""
 
     network_type: type[torch.nn.Module] = ResidualNetwork
-
-    def __init__(self, folder: Path):
-        self.config = read_config(folder / "config.json")
-        self.network: Any = self.network_type(self.config).eval()
-        load_into(self.network, folder / "model.safetensors")
-        self.mel = Mel(self.config["output_sample_rate"], **self.config["mel"])
-        self.output_sample_rate = self.config["output_sample_rate"]
-        self.contract = Contract(
-            tokeniser=self.config["id"],
-            tokeniser_sha256=sha256_of(folder / "model.safetensors", whisper.weights_file()),
-            sample_rate=self.config["sample_rate"],
-            token_rate=self.config["sample_rate"] / self.config["frame"],
-            codebooks=len(self.config["codebooks"]),
-            vocabulary=tuple(self.config["codebooks"]),
-        )
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         return each(self._encode, waves)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = max(1, -(-len(wave) // self.config["frame"]))
-        speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE).numpy()
-        features = surroundings(whisper.features(speech), self.contract.token_rate, frames)
-        semantic = self.network.quantiser(torch.from_numpy(features))
+        semantic = self.network.quantiser(self.features(wave, frames))
         residual = self.network.residual(self.patches(wave, frames), semantic)
         codes: np.ndarray = torch.cat([semantic[:, None], residual], 1).numpy().astype(np.int32)
         return codes

@@ -1,26 +1,22 @@
 """The small codec of paradigm A: semantic tokens in, speech of any voice out.
 
-Encoding is `SemanticQuantiser`; decoding is `Flow` on a voiceprint and Griffin-Lim. The folder holds config.json and
-model.safetensors, as `make bases` wrote them.
+Encoding is `SemanticQuantiser`; decoding is `Flow` on a voiceprint and Griffin-Lim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torchaudio
 
-from models.parts import whisper
 from models.parts.each import each
-from models.parts.family import Codec, Contract, Voice
+from models.parts.family import Voice
 from models.parts.flow import Flow, FlowConfig
-from models.parts.mel import Mel
-from models.parts.semantic import SemanticQuantiser, surroundings
+from models.parts.flow_codec import FlowCodec
+from models.parts.semantic import SemanticQuantiser
 from models.parts.voiceprint import voiceprint
-from models.parts.weights import load_into, read_config, sha256_of
 
 
 class SemanticNetwork(torch.nn.Module):
@@ -32,36 +28,21 @@ class SemanticNetwork(torch.nn.Module):
         self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), bands=config["mel"]["bands"], **config["flow"]))
 
 
-class SemanticCodec(Codec):
+class SemanticCodec(FlowCodec):
     """One codebook of semantic tokens; the voice comes from the speaker's voiceprint."""
 
-    def __init__(self, folder: Path):
-        self.config = read_config(folder / "config.json")
-        self.network = SemanticNetwork(self.config).eval()
-        load_into(self.network, folder / "model.safetensors")
-        self.mel = Mel(self.config["output_sample_rate"], **self.config["mel"])
-        self.output_sample_rate = self.config["output_sample_rate"]
-        self.contract = Contract(
-            tokeniser=self.config["id"],
-            tokeniser_sha256=sha256_of(folder / "model.safetensors", whisper.weights_file()),
-            sample_rate=self.config["sample_rate"],
-            token_rate=self.config["token_rate"],
-            codebooks=1,
-            vocabulary=tuple(self.config["codebooks"]),
-        )
+    network_type = SemanticNetwork
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         return each(self._encode, waves)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
-        codes: np.ndarray = self.network.quantiser(self.features(wave)).numpy()[:, None].astype(np.int32)
+        codes: np.ndarray = self.network.quantiser(self.around_tokens(wave)).numpy()[:, None].astype(np.int32)
         return codes
 
-    def features(self, wave: np.ndarray) -> torch.Tensor:
-        """The speech encoder's output around each token (T, 4 × 384), of a wave at the tokeniser's rate."""
-        frames = max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate))
-        speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE)
-        return torch.from_numpy(surroundings(whisper.features(speech.numpy()), self.contract.token_rate, frames))
+    def around_tokens(self, wave: np.ndarray) -> torch.Tensor:
+        """`features` of all tokens of a wave, the last one perhaps not full."""
+        return self.features(wave, max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate)))
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
         return voiceprint(self.at_output_rate(wave), self.mel)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from models.parts import voiceprint, whisper
 from models.parts.flow import Flow
+from models.parts.flow_codec import token_rate
 from models.parts.mel import Mel
 from models.parts.residual_codec import ResidualNetwork
 from models.parts.scalar_codec import ScalarNetwork
@@ -68,7 +69,7 @@ class CodecFit:
         self.config, self.recipe, self.seed = config, recipe, recipe["seed"]
         self.residual = config["kind"] != "semantic-flow"  # has codebooks for what the semantic one does not say
         self.mel = Mel(config["output_sample_rate"], **config["mel"])
-        self.rate = config["sample_rate"] / config["frame"] if self.residual else config["token_rate"]
+        self.rate = token_rate(config)
         torch.manual_seed(self.seed)
         self.network: Any = NETWORKS[config["kind"]](config)
 
