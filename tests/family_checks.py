@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Example, Family, Generation, Sampling, Voice
@@ -63,3 +65,25 @@ def assert_takes_are_the_same_alone(
         assert alone.finish == take.finish
         pairs.append((take, alone))
     return pairs
+
+
+def assert_a_batch_without_labels_stops_the_run(
+    family: Family, network: torch.nn.Module, rows: Sequence[Example], key: str = "labels"
+) -> None:
+    batch = family.batch(network, rows)
+    batch[key] = torch.full_like(batch[key], -100)
+    with pytest.raises(UserError, match="no supervised token"):
+        selfcheck.usable(family.loss(network, batch), "batch 1")
+
+
+def assert_changed_weights_are_refused(
+    family: Family, folder: Path, copy: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    """`folder` with changed tensors, written to `copy`, does not load, and the error says what is wrong."""
+    for name in ("config.json", "tokenizer.json"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, copy / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        family.network(copy)

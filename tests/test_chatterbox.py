@@ -20,7 +20,11 @@ from models.parts.family import Contract, Example, Sampling, Voice
 from stages.common import selfcheck
 from tests import toy_chatterbox as toy
 from tests import toy_cosyvoice
-from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone
+from tests.family_checks import (
+    assert_a_batch_without_labels_stops_the_run,
+    assert_second_shift_is_caught,
+    assert_takes_are_the_same_alone,
+)
 from tests.toy_chatterbox import loss
 
 LIMITS = [60, 25, 90]
@@ -251,10 +255,7 @@ def test_an_utterance_that_does_not_fit_the_network_is_named(family, network, ch
 
 
 def test_a_batch_without_labels_stops_the_run(family, network):
-    batch = family.batch(network, toy.examples())
-    batch["speech_labels"] = torch.full_like(batch["speech_labels"], -100)
-    with pytest.raises(UserError, match="no supervised token"):
-        selfcheck.usable(family.loss(network, batch), "batch 1")
+    assert_a_batch_without_labels_stops_the_run(family, network, toy.examples(), "speech_labels")
 
 
 def test_head_and_codec_must_fit(family, network):

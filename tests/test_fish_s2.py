@@ -19,7 +19,13 @@ from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Sampling, Voice
 from stages.common import selfcheck
 from tests import fish_toy
-from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
+from tests.family_checks import (
+    assert_a_batch_without_labels_stops_the_run,
+    assert_changed_weights_are_refused,
+    assert_second_shift_is_caught,
+    assert_takes_are_the_same_alone,
+    trained_a_little,
+)
 
 NOBODY = Voice("nobody", np.zeros(0, np.float32))
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
@@ -198,10 +204,7 @@ def test_a_text_that_would_break_the_template_is_refused(family, folder, text, m
 
 def test_a_batch_without_labels_stops_the_run(family, folder):
     network = family.network(folder)
-    batch = family.batch(network, fish_toy.examples())
-    batch["labels"] = torch.full_like(batch["labels"], -100)
-    with pytest.raises(UserError, match="no supervised token"):
-        selfcheck.usable(family.loss(network, batch), "batch 1")
+    assert_a_batch_without_labels_stops_the_run(family, network, fish_toy.examples())
 
 
 @pytest.mark.parametrize(
@@ -298,13 +301,7 @@ def test_a_released_folder_loads_by_its_own_names(family, folder, tmp_path):
      (lambda state: state.update({"norm.weight": torch.ones(3)}), r"norm.weight is \(3,\)")],
 )
 def test_weights_load_strictly(family, folder, tmp_path, change, message):
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    state = load_file(folder / "model.safetensors")
-    change(state)
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=message):
-        family.network(tmp_path)
+    assert_changed_weights_are_refused(family, folder, tmp_path, change, message)
 
 
 def test_a_configuration_and_a_tokenizer_of_two_networks_are_refused(family, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import models.indextts2
 from models.indextts2 import IndexTTS2
@@ -17,7 +17,12 @@ from models.parts.errors import UserError
 from models.parts.family import Example, Generation, Sampling
 from stages import train
 from tests import indextts2_toy as toy
-from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
+from tests.family_checks import (
+    assert_changed_weights_are_refused,
+    assert_second_shift_is_caught,
+    assert_takes_are_the_same_alone,
+    trained_a_little,
+)
 from tests.indextts2_toy import LORA, SFT, noise
 
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
@@ -263,13 +268,7 @@ def test_defect_every_adapter_gets_a_gradient(family, folder, rows):
 )  # fmt: skip
 def test_defect_weights_load_strictly(family, folder, tmp_path, change, message):
     """Upstream loads with strict=False and logs what is wrong."""
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    state = load_file(folder / "model.safetensors")
-    change(state)
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=message):
-        family.network(tmp_path)
+    assert_changed_weights_are_refused(family, folder, tmp_path, change, message)
 
 
 @pytest.mark.parametrize("settings_", [LORA, SFT])

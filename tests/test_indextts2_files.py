@@ -26,7 +26,7 @@ from stages.common.shards import Clip, write_shards
 from stages.common.speaking import Reader, Script
 from stages.common.tokens import read_voice
 from tests import indextts2_toy as toy
-from tests.family_checks import trained_a_little
+from tests.family_checks import assert_a_batch_without_labels_stops_the_run, trained_a_little
 from tests.indextts2_toy import LORA, SFT, loss, noise
 
 ROOT = Path(__file__).parents[1]
@@ -114,10 +114,7 @@ def test_a_voice_of_another_network_is_refused(family, folder):
 
 def test_a_batch_without_labels_stops_the_run(family, folder, rows):
     network = family.network(folder)
-    batch = family.batch(network, rows)
-    batch["labels"] = torch.full_like(batch["labels"], -100)
-    with pytest.raises(UserError, match="no supervised token"):
-        selfcheck.usable(family.loss(network, batch), "batch 1")
+    assert_a_batch_without_labels_stops_the_run(family, network, rows)
 
 
 def test_head_and_codec_must_fit(family, folder):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from models.parts.errors import UserError
 from models.parts.family import Contract, Sampling, Voice
@@ -18,7 +17,11 @@ from models.qwen3_tts.config import RELEASED
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from stages.common import selfcheck
 from tests import qwen3_toy
-from tests.family_checks import trained_a_little
+from tests.family_checks import (
+    assert_a_batch_without_labels_stops_the_run,
+    assert_changed_weights_are_refused,
+    trained_a_little,
+)
 from tests.qwen3_toy import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, TARGETS, VOICE, loss
 
 CONTRACT = Contract("toy", "", 24000, 12.5, CODEBOOKS, (FIRST, *[RESIDUAL] * (CODEBOOKS - 1)))
@@ -127,10 +130,7 @@ def test_a_voice_without_its_vector_and_a_text_without_room_are_refused(family, 
 
 def test_a_batch_without_labels_stops_the_run(family, folder):
     network = family.network(folder)
-    batch = family.batch(network, qwen3_toy.examples())
-    batch["labels"] = torch.full_like(batch["labels"], -100)
-    with pytest.raises(UserError, match="no supervised token"):
-        selfcheck.usable(family.loss(network, batch), "batch 1")
+    assert_a_batch_without_labels_stops_the_run(family, network, qwen3_toy.examples())
 
 
 def test_a_loss_that_is_no_number_stops_the_run(family, folder):
@@ -257,13 +257,7 @@ def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
      (lambda state: state.update({"talker.model.norm.weight": torch.ones(3)}), r"talker.model.norm.weight is \(3,\)")],
 )
 def test_weights_load_strictly(family, folder, tmp_path, change, message):
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    state = load_file(folder / "model.safetensors")
-    change(state)
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=message):
-        family.network(tmp_path)
+    assert_changed_weights_are_refused(family, folder, tmp_path, change, message)
 
 
 def test_a_configuration_without_a_field_and_a_folder_without_a_tokenizer_are_named(family, folder, tmp_path):

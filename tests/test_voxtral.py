@@ -19,7 +19,12 @@ from models.voxtral.network import VoxtralNetwork
 from stages import resample, tokenise
 from stages.common import selfcheck
 from tests import voxtral_toy as toy
-from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
+from tests.family_checks import (
+    assert_a_batch_without_labels_stops_the_run,
+    assert_second_shift_is_caught,
+    assert_takes_are_the_same_alone,
+    trained_a_little,
+)
 
 ROOT = Path(__file__).parents[1]
 NOBODY = Voice("nobody", np.zeros(0, np.float32))
@@ -275,10 +280,7 @@ def test_a_text_without_room_for_speech_is_refused(family, folder):
 
 def test_a_batch_without_labels_stops_the_run(family, folder):
     network = family.network(folder)
-    batch = family.batch(network, toy.examples())
-    batch["labels"] = torch.full_like(batch["labels"], -100)
-    with pytest.raises(UserError, match="no supervised token"):
-        selfcheck.usable(family.loss(network, batch), "batch 1")
+    assert_a_batch_without_labels_stops_the_run(family, network, toy.examples())
 
 
 def test_a_loss_that_is_no_number_stops_the_run(family, folder):
