@@ -25,6 +25,7 @@ import models
 from models.parts import whisper
 from models.parts.each import each
 from models.parts.errors import UserError
+from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Example, Family
 from models.parts.precision import repeatable
 from models.parts.weights import save_half
@@ -143,10 +144,10 @@ def prepared(audio_folder: Path) -> Source:
 
 def apart(people: Source) -> list[Source]:
     """The packages' people, and the speaker of the corpus, who is heard as much as all of them together."""
-    others = [clip_id for clip_id in people.ids if clip_id.split("-")[0] in SPEAKERS.values()]
-    known = set(others)
-    speaker = [clip_id for clip_id in people.ids if clip_id not in known]
-    return [replace(people, ids=ids) for ids in (others, speaker) if ids]
+    packaged: dict[bool, list[str]] = {True: [], False: []}
+    for clip_id in people.ids:
+        packaged[clip_id.split("-")[0] in SPEAKERS.values()].append(clip_id)
+    return [replace(people, ids=ids) for ids in packaged.values() if ids]
 
 
 def voice_of(clip_id: str) -> str:
@@ -179,10 +180,8 @@ def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) 
         plan += length_batches([e for e in training if len(e.codes) <= longest], settings["batch_frames"], rng)
 
     def evaluate() -> float:
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             losses = [family.loss(network, family.batch(network, b)) for b in length_batches(validation, settings["batch_frames"])]
-        network.train()
         return sum(float(x.total) * x.labels for x in losses) / sum(x.labels for x in losses)
 
     network.train()
