@@ -22,6 +22,7 @@ from dvclive import Live
 from tqdm import tqdm
 
 import models
+from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Example, Family
 from models.parts.precision import repeatable, training_arithmetic
 from models.parts.weights import sha256_of
@@ -172,19 +173,16 @@ def is_saved(epoch: int, train: TrainParams) -> bool:
     return epoch % train.save_every_n_epochs == 0 or epoch == train.epochs
 
 
-@torch.no_grad()
 def validate(family: Family, network: torch.nn.Module, examples: list[Example], frames: int, device: torch.device) -> dict[str, Any]:
     """Mean loss over the whole validation set: fixed batches, no dropout, so that checkpoints compare."""
-    was_training = network.training
-    network.eval()
     sums: dict[str, float] = {}
     labels = 0
-    for batch in length_batches(examples, frames):
-        loss = family.loss(network, to(family.batch(network, batch), device))
-        for part, value in ({"total": float(loss.total)} | loss.parts).items():
-            sums[part] = sums.get(part, 0.0) + value * loss.labels
-        labels += loss.labels
-    network.train(was_training)
+    with evaluating(network), torch.no_grad():
+        for batch in length_batches(examples, frames):
+            loss = family.loss(network, to(family.batch(network, batch), device))
+            for part, value in ({"total": float(loss.total)} | loss.parts).items():
+                sums[part] = sums.get(part, 0.0) + value * loss.labels
+            labels += loss.labels
     means = {part: round(value / max(1, labels), 6) for part, value in sums.items()}
     return {"total": means.pop("total", 0.0), "parts": means}
 

@@ -122,6 +122,17 @@ def test_the_decoder_says_the_same_thing_twice():
     assert first.shape == (18, 80) and torch.equal(first, flow.decode(codes, torch.zeros(192)))
 
 
+def test_the_decoder_varies_as_much_as_speech_does():
+    torch.manual_seed(0)
+    flow = Flow(FlowConfig(codebooks=(16,), patch=2, width=32, layers=1, heads=2))
+    voice = torch.cat([torch.zeros(80), torch.full((80,), 2.0), torch.zeros(32)])
+    said = [(torch.randn(2 * n, 80) * torch.linspace(1, 3, 80), torch.randint(16, (n, 1)), voice) for n in (40, 60)]
+    flow.fit_gain(said)
+    natural = torch.cat([mel for mel, _, _ in said]).std(0)
+    decoded = torch.cat([flow.decode(codes, voice) for _, codes, voice in said]).std(0)
+    assert torch.allclose(decoded, natural, rtol=1e-4)
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, path)

@@ -30,6 +30,7 @@ from stages.tokenise import VOICE_CLIPS
 CROP_TOKENS, CROP_SECONDS = 80, 3.2  # of a training example of the decoder: at least so many of both
 BATCH = 24
 FEWEST = 5  # frames of a pair of phones that count
+GAIN_CLIPS = 150  # of each source: how much its bands vary
 FRAMES = 60_000  # of each source, for the semantic codebook
 NETWORKS: dict[str, Callable[[dict], torch.nn.Module]] = {
     "semantic-flow": SemanticNetwork, "residual-flow": ResidualNetwork, "scalar-flow": ScalarNetwork,
@@ -135,7 +136,9 @@ class CodecFit:
         start_from_codebooks(self.network, self.seed)
         flow.average.copy_(torch.stack([torch.stack([u.print for u in utterances]).mean(0) for utterances in heard]).mean(0))
         codes_alone = [p for name, p in flow.named_parameters() if not name.startswith("latent.")]
-        return self._fit("decoder", codes_alone, heard, scratch)
+        curve = self._fit("decoder", codes_alone, heard, scratch)
+        flow.fit_gain([(u.mel.float(), u.codes.long(), u.print) for utterances in heard for u in utterances[:GAIN_CLIPS]])
+        return curve
 
     def fit_latents(self, source: Source, codes: dict[str, torch.Tensor], latents: dict[str, np.ndarray], scratch: Path) -> list[dict]:
         """Train the layer through which `latents` (T, W) by clip enter the finished flow, and nothing else of it.

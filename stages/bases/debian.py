@@ -1,4 +1,4 @@
-"""What the bases take from Debian's packages: recordings of people and a word list. Downloaded once, never installed."""
+"""What the bases take from Debian's packages: recordings of people and example sentences. Downloaded once, never installed."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
 """Sentences for the synthetic voices that the tiny bases learn from.
 
-All of them are made here from word lists and patterns: telephone prompts, numbers, letters, times and everyday
-phrases, from one word to half a minute of speech; and strings of common English words, which make no sense but teach
-how letters sound. They come from a seeded generator, so that a base can be rebuilt exactly. No sentence is taken from
-the demo corpus; only the domain is the same.
+Two kinds, about as many of each: telephone prompts, numbers, letters, times and everyday phrases made here from word
+lists and patterns, and the example sentences of WordNet, which have the grammar and the little words of real English.
+From one word to half a minute of speech. They come from a seeded generator, so that a base can be rebuilt exactly. No
+sentence is taken from the demo corpus; only the domain is the same.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,10 +99,6 @@ COURTESY = (
     "Of course.,Thank you for waiting.,Have a nice day.,Excuse me.,Sorry.,Please listen carefully.,Welcome back.,"
     "Thank you for your patience.,I did not understand.,That is right.,That is wrong.,Stay on the line.,Good night."
 ).split(",")
-LITTLE = (
-    "the the the a a of of to to and and in in for with is was on that it you my not but from at by or are be as this "
-    "have had which we they will your can has were if no so what when who would more about up out some his her their"
-).split()
 ALL_WORDS = sorted(
     {
         word
@@ -166,36 +163,27 @@ def press(rng: random.Random) -> str:
     return f"{verb} {key}{tail}"
 
 
-def common_words(downloads: Path) -> list[str]:
-    """The 12,000 or so commonest English words: SCOWL's lists of sizes 10 and 20 (Kevin Atkinson; free for any use)."""
-    lists = unpacked("scowl", downloads) / "usr/share/dict/scowl"
-    words: set[str] = set()
-    for name in ("english-words.10", "english-words.20", "american-words.10", "american-words.20"):
-        words.update((lists / name).read_text(encoding="latin-1").split())
-    return sorted(word for word in words if len(word) > 1 and word.isascii() and word.isalpha() and word.islower())
+def examples(downloads: Path) -> list[str]:
+    """WordNet's example sentences of 2 to 16 plain words, in their order (WordNet 3.0, Princeton University; free for any use)."""
+    found: dict[str, None] = {}
+    for part in ("adj", "adv", "noun", "verb"):
+        lines = (unpacked("wordnet-base", downloads) / f"usr/share/wordnet/data.{part}").read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            found.update(dict.fromkeys(re.findall(r'"([^"]+)"', line.partition(" | ")[2])))
+    return [text for text in found if re.fullmatch(r"[A-Za-z][A-Za-z',.?! -]+", text) and 2 <= len(text.split()) <= 16]
 
 
-def word_string(rng: random.Random, common: list[str]) -> str:
-    """Two to nine common words in no order, with little words between them."""
-    words = []
-    for word in rng.sample(common, rng.randint(2, 9)):
-        if rng.random() < 0.4:
-            words.append(rng.choice(LITTLE))
-        words.append(word)
-    return " ".join(words)
-
-
-def short(rng: random.Random, common: list[str]) -> str:
-    """One to three words: where letters meet sounds."""
+def short(rng: random.Random, real: list[str]) -> str:
+    """One to three words, or a short series: where letters meet sounds."""
     kind = rng.random()
-    if kind < 0.20:
-        return rng.choice(common)
-    if kind < 0.35:
-        return rng.choice(ALL_WORDS)
     if kind < 0.55:
-        return " ".join(rng.sample(common, rng.randint(2, 3)))
-    if kind < 0.70:
-        return " ".join(rng.sample(ALL_WORDS, rng.randint(2, 3)))
+        words = re.findall(r"[A-Za-z']+", rng.choice(real))
+        at = rng.randrange(len(words))
+        return " ".join(words[at : at + rng.choice([1, 1, 2, 2, 3])])
+    if kind < 0.62:
+        return rng.choice(ALL_WORDS)
+    if kind < 0.72:
+        return series(rng)
     if kind < 0.80:
         return number(rng)
     if kind < 0.86:
@@ -206,7 +194,7 @@ def short(rng: random.Random, common: list[str]) -> str:
 
 
 def clause(rng: random.Random) -> str:
-    """A phrase of four to about twelve words."""
+    """What a telephone system says: four to about twelve words."""
     r = rng
     return r.choice([
         lambda: f"{press(r)} to {action(r)}",
@@ -229,42 +217,52 @@ def clause(rng: random.Random) -> str:
         lambda: f"where is {noun(r)} {r.choice(TIMES)}?",
         lambda: f"we could not {action(r)} because {noun(r)} was {r.choice(STATES)}",
         lambda: f"{r.choice(ADJECTIVES)} {r.choice(ADJECTIVES)} {r.choice(THINGS)} {r.choice(PLACES)}",
-        lambda: " ".join(r.sample(ALL_WORDS, r.randint(4, 8))),
-        lambda: f"{r.choice(CODE_WORDS)} {r.choice(CODE_WORDS)} {r.choice(LETTERS)} {number(r)}",
     ])()
 
 
-def sentence(rng: random.Random, common: list[str]) -> str:
-    def part() -> str:
-        return word_string(rng, common) if rng.random() < 0.33 else clause(rng)
+def series(rng: random.Random) -> str:
+    """Words that make no sentence, as a telephone reads codes and menus."""
+    if rng.random() < 0.5:
+        return f"{rng.choice(CODE_WORDS)} {rng.choice(CODE_WORDS)} {rng.choice(LETTERS)} {number(rng)}"
+    return " ".join(rng.sample(ALL_WORDS, rng.randint(3, 6)))
 
-    parts = [part()]
+
+def prompt(rng: random.Random) -> str:
+    """One to three clauses."""
+    parts = [clause(rng)]
     while rng.random() < 0.3 and len(parts) < 3:
-        parts.append(rng.choice(["and ", "or ", "but ", "then ", ""]) + part())
-    text = ", ".join(parts)
-    return text[0].upper() + text[1:] + ("" if text.endswith("?") else rng.choice([".", ".", ".", "!", ""]))
+        parts.append(rng.choice(["and ", "or ", "but ", "then ", ""]) + clause(rng))
+    return ", ".join(parts)
 
 
-def passage(rng: random.Random, common: list[str], words: int) -> str:
+def sentence(rng: random.Random, real: list[str]) -> str:
+    text = prompt(rng) if rng.random() < 0.45 else rng.choice(real)
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else rng.choice([".", ".", ".", "!", ""]))
+
+
+def passage(rng: random.Random, real: list[str], words: int) -> str:
     """Sentences joined until there are about `words` words (35 s of speech is about 90)."""
-    text = rng.choice(COURTESY) if rng.random() < 0.3 else sentence(rng, common)
+    text = rng.choice(COURTESY) if rng.random() < 0.3 else sentence(rng, real)
     while len(text.split()) < words:
-        text += " " + (rng.choice(COURTESY) if rng.random() < 0.15 else sentence(rng, common))
+        text += " " + (rng.choice(COURTESY) if rng.random() < 0.15 else sentence(rng, real))
     return text
 
 
-def stream(seed: int, common: list[str]) -> Iterator[str]:
-    """Endless different texts: a quarter short, most of them sentences, the rest passages of up to 35 s."""
+def stream(seed: int, real: list[str]) -> Iterator[str]:
+    """Endless different texts: a fifth short, most of them sentences, the rest passages of up to 35 s.
+
+    `real` are sentences that are not made here.
+    """
     rng = random.Random(seed)
     seen: set[str] = set()
     while True:
         kind = rng.random()
-        if kind < 0.25:
-            text = short(rng, common)
-        elif kind < 0.86:
-            text = sentence(rng, common)
+        if kind < 0.20:
+            text = short(rng, real)
+        elif kind < 0.82:
+            text = sentence(rng, real)
         else:
-            text = passage(rng, common, rng.randint(15, 90) if kind > 0.98 else rng.randint(12, 30))
+            text = passage(rng, real, rng.randint(15, 90) if kind > 0.98 else rng.randint(10, 26))
         if text.lower() not in seen or len(text.split()) < 2:  # single words may come again
             seen.add(text.lower())
             yield text
