@@ -30,7 +30,7 @@ def recipe(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = request.param
     values = yaml.safe_load((ROOT / f"models/{name}/tiny/recipe.yaml").read_text())
-    values["voices"]["sentences"] = 40
+    values["voices"] = {"sentences": 40, "seed": 3}  # each voice has more than one of them, as IndexTTS2's pairs need
     values["codec"] |= {"people": None, "aligned_clips": 40, "decoder_steps": 4}
     books = values["codec"]["config"]["codebooks"]
     values["codec"]["config"] |= {"codebooks": [16, *(8 for _ in books[1:])], "pca": 8}
