@@ -26,7 +26,7 @@ import models
 from models.parts.errors import UserError
 from models.parts.family import Codec, Family, Sampling, Voice
 from stages.bases.debian import DOWNLOADS
-from stages.bases.sentences import clause, examples, stream
+from stages.bases.sentences import clause, example_sentences, stream
 from stages.bases.voices import PITCH, SAMPLE_RATE, read_aloud
 from stages.common.asr import resampled
 from stages.common.cli import run
@@ -92,7 +92,7 @@ def through(codec: Codec, name: str, rows: Sequence[dict[str, Any]]) -> list[Hea
 def base(family: Family, block: FamilyParams, codec: Codec, params: Params, corpus: Corpus) -> list[Heard]:
     """The untouched base reads sentences of its domain that were not in its training."""
     recipe = yaml.safe_load((block.weights / "recipe.yaml").read_text())["voices"]
-    known = set(islice(stream(recipe["seed"], examples(DOWNLOADS)), recipe["sentences"]))
+    known = set(islice(stream(recipe["seed"], example_sentences(DOWNLOADS)), recipe["sentences"]))
     rng = random.Random(1)
     texts = list(islice((text for text in iter(lambda: f"{clause(rng).capitalize()}.", None) if text not in known), SENTENCES))
     read = [read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC])[0] for text in texts[:8]]

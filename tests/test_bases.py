@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is 
 
 @pytest.fixture(params=["cosyvoice3", "fish_s2", "chatterbox", "voxtral", "qwen3_tts", "indextts2"])
 def recipe(request, tmp_path, monkeypatch):
-    """A folder with the family's recipe, cut down to a dozen sentences and a few steps."""
+    """A folder with the family's recipe, cut down to a few dozen sentences and a few steps."""
     monkeypatch.chdir(tmp_path)
     name = request.param
     values = yaml.safe_load((ROOT / f"models/{name}/tiny/recipe.yaml").read_text())

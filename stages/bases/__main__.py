@@ -33,7 +33,7 @@ from stages.bases.codec import CodecFit, Source
 from stages.bases.debian import DOWNLOADS
 from stages.bases.loop import optimise, write_curve
 from stages.bases.people import SPEAKERS, recordings
-from stages.bases.sentences import examples, stream
+from stages.bases.sentences import example_sentences, stream
 from stages.bases.voices import synthesise
 from stages.common.batching import length_batches
 from stages.common.cli import run
@@ -104,7 +104,7 @@ def voices(recipe: dict) -> Path:
     folder = SCRATCH / f"voices-{recipe['seed']}-{recipe['sentences']}"
     if not folder.is_dir():
         with staged(folder) as partial:
-            texts = stream(recipe["seed"], examples(DOWNLOADS))
+            texts = stream(recipe["seed"], example_sentences(DOWNLOADS))
             write_jsonl(partial / "manifest.jsonl", synthesise(partial, list(islice(texts, recipe["sentences"])), recipe["seed"]))
     return folder
 

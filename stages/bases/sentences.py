@@ -163,12 +163,11 @@ def press(rng: random.Random) -> str:
     return f"{verb} {key}{tail}"
 
 
-def examples(downloads: Path) -> list[str]:
+def example_sentences(downloads: Path) -> list[str]:
     """WordNet's example sentences of 2 to 16 plain words, in their order (WordNet 3.0, Princeton University; free for any use)."""
-    found: dict[str, None] = {}
+    wordnet, found = unpacked("wordnet-base", downloads) / "usr/share/wordnet", dict[str, None]()
     for part in ("adj", "adv", "noun", "verb"):
-        lines = (unpacked("wordnet-base", downloads) / f"usr/share/wordnet/data.{part}").read_text(encoding="utf-8").splitlines()
-        for line in lines:
+        for line in (wordnet / f"data.{part}").read_text(encoding="utf-8").splitlines():
             found.update(dict.fromkeys(re.findall(r'"([^"]+)"', line.partition(" | ")[2])))
     return [text for text in found if re.fullmatch(r"[A-Za-z][A-Za-z',.?! -]+", text) and 2 <= len(text.split()) <= 16]
 
