@@ -16,7 +16,7 @@ from models.parts.family import AdaptSettings, Example, Voice
 from models.parts.semantic_codec import SemanticNetwork
 from models.parts.weights import save_half
 
-CODES, LATENTS, WIDTH, STYLE, POINTS = 24, 4, 32, 192, 12
+CODES, LATENTS, WIDTH, STYLE, POINTS = 24, 4, 32, 160, 12
 NETWORK = {
     "codes": CODES, "model_dim": WIDTH, "layers": 2, "heads": 4, "max_mel_tokens": 60, "max_text_tokens": 80,
     "condition_num_latent": LATENTS,
@@ -26,7 +26,7 @@ NETWORK = {
 }  # fmt: skip
 CODEC: dict[str, Any] = {
     "kind": "semantic-flow", "id": "toy-repcodec", "sample_rate": 24000, "output_sample_rate": 22050, "token_rate": 50,
-    "codebooks": [CODES], "pca": POINTS, "mel": {"n_fft": 1764, "hop": 441, "bands": 80, "fmax": 8000.0},
+    "codebooks": [CODES], "pca": POINTS, "hop": 441,
     "flow": {"patch": 1, "width": 16, "layers": 1, "heads": 2, "speaker": True, "latents": WIDTH, "steps": 1},
 }  # fmt: skip
 LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("c_attn", "c_proj", "c_fc"))

@@ -44,8 +44,8 @@ def folder(path: Path) -> Path:
 def vector(seed: int) -> np.ndarray:
     """Something like a voiceprint."""
     random = np.random.default_rng(seed)
-    pitch = np.bincount(random.integers(6, 26, 40), minlength=32) / 40
-    return np.concatenate([random.normal(-5, 2, 80), random.uniform(0.5, 2, 80), pitch]).astype(np.float32)
+    mean = [random.normal(-5, 2, 78), random.uniform(1, 3, 1), random.uniform(2, 30, 1)]
+    return np.concatenate([*mean, random.uniform(0.5, 2, 80)]).astype(np.float32)
 
 
 VOICE = Voice("toy", vector(7))

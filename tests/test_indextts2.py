@@ -68,7 +68,7 @@ def test_the_speech_loss_is_the_mean_of_those_decisions(family, folder, rows):
     network = family.network(folder)
     (take,) = family.generate(network, TEXTS[:1], VOICE, FREE, SEEDS[:1], [60])
     assert take.finish == "stop" and len(take.codes) > 3
-    condition, emotion = VOICE.speaker_embedding[192:-32].reshape(4, 32), VOICE.speaker_embedding[-32:]
+    condition, emotion = VOICE.speaker_embedding[160:-32].reshape(4, 32), VOICE.speaker_embedding[-32:]
     ids = np.array(network.text_ids(TEXTS[0])[1:-1], np.int32)
     row = replace(rows[0], text=TEXTS[0], text_ids=ids, codes=take.codes, condition=condition, emotion=emotion)
     result = family.loss(network, family.batch(network, [row]))
@@ -101,7 +101,7 @@ def test_latents_are_the_hidden_states_that_decided_the_codes(family, folder, ro
     logits = network.mel_head(torch.from_numpy(take.latents)).log_softmax(-1)
     chosen = logits.gather(1, torch.from_numpy(take.codes).long())[:, 0].detach().numpy()
     np.testing.assert_allclose(chosen, take.logprobs[: len(take.codes)], atol=1e-4)
-    condition, emotion = VOICE.speaker_embedding[192:-32].reshape(4, 32), VOICE.speaker_embedding[-32:]
+    condition, emotion = VOICE.speaker_embedding[160:-32].reshape(4, 32), VOICE.speaker_embedding[-32:]
     ids = np.array(network.text_ids(TEXTS[0])[1:-1], np.int32)
     row = replace(rows[0], text=TEXTS[0], text_ids=ids, codes=take.codes, condition=condition, emotion=emotion)
     forced, _ = family.latents(network, [row, rows[2]])
@@ -196,8 +196,8 @@ def test_defect_batched_preprocessing_leaves_no_tail_on_shorter_clips(codec):
 
 def test_defect_a_prompt_is_cut_at_15_seconds_wherever_it_is_heard(codec):
     long, short = codec.speaker_embedding(noise(15.4)), codec.speaker_embedding(noise(15.4)[: 15 * 24000])
-    np.testing.assert_array_equal(long[192:], short[192:])
-    assert np.abs(long[192:] - codec.speaker_embedding(noise(1))[192:]).max() > 1e-4
+    np.testing.assert_array_equal(long[160:], short[160:])
+    assert np.abs(long[160:] - codec.speaker_embedding(noise(1))[160:]).max() > 1e-4
 
 
 def test_defect_padding_inside_the_sequence_changes_no_decision(family, folder, rows):

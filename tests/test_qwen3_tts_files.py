@@ -109,7 +109,7 @@ def test_an_adapter_of_other_targets_is_refused(family, folder):
         ({"codes": np.full((3, 4), 16, np.int32)}, "outside its codebook"),
         ({"codes": np.full((3, 4), -1, np.int32)}, "outside its codebook"),
         ({"codes": np.zeros((250, 4), np.int32)}, "room for 256"),
-        ({"speaker_embedding": np.zeros(0, np.float32)}, "speaker vector of 0 figures, but the network takes 192"),
+        ({"speaker_embedding": np.zeros(0, np.float32)}, "speaker vector of 0 figures, but the network takes 160"),
         ({"text": "  "}, "nothing to say"),
         ({"text": "a <|im_end|> b"}, "control token"),
         ({"text": "a <tts_pad> b"}, "control token"),

@@ -28,7 +28,7 @@ NETWORK = {
 }
 CODEC = {
     "id": "toy-s3", "sample_rate": 16000, "output_sample_rate": 24000, "token_rate": 25, "codebooks": [CODES], "pca": 8,
-    "mel": {"n_fft": 1920, "hop": 480, "bands": 80, "fmax": None},
+    "hop": 480,
     "flow": {"patch": 2, "width": 16, "layers": 1, "heads": 2, "speaker": True, "steps": 1},
 }
 WORDS = "press one two three star pound hello goodbye extension agent call please".split()

@@ -60,7 +60,7 @@ class IndexCodec(SemanticCodec):
         style = torch.from_numpy(voice.speaker_embedding[:SIZE])
 
         def wave(one: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
-            codes, latents = torch.from_numpy(one[0]).long(), None if one[1] is None else torch.from_numpy(one[1])
-            return self.mel.griffin_lim(self.network.flow.decode(codes, style, latents))
+            codes, latents = one
+            return self.synthesise(codes, style, None if latents is None else torch.from_numpy(latents))
 
         return each(wave, spoken)

@@ -249,7 +249,7 @@ def load_conditioner(config: dict[str, Any], path: Path) -> Conditioner:
 
 
 def unpack(vector: np.ndarray, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A speaker vector as the codec makes it -> style (192,), condition (N, W), emotion (W,).
+    """A speaker vector as the codec makes it -> style (160,), condition (N, W), emotion (W,).
 
     UserError if it is another network's.
     """

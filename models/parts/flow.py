@@ -1,8 +1,8 @@
-"""The frozen decoder: codes -> log-mel by flow matching with a diffusion transformer (DiT), one patch of mel a token.
+"""The frozen decoder: codes -> the vocoder's frames, by flow matching with a diffusion transformer (DiT), a patch a token.
 
-It stands where the released models have their flow (CosyVoice) or codec decoder (Fish); small, and trained on
-synthetic voices. The network predicts the clean mel x1 from x_t = (1 - t) noise + t x1, so its first step from pure
-noise is already the conditional mean, and later steps only add detail.
+It stands where the released models have their flow (CosyVoice) or codec decoder (Fish); small. The network predicts the
+clean frames x1 from x_t = (1 - t) noise + t x1, so its first step from pure noise is already the conditional mean, and
+later steps only add detail.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch.nn import functional as F
 
 from models.parts import voiceprint
 from models.parts.scalars import to_values
+from models.parts.vocoder import BANDS, ENVELOPE
 
+CLOCK = 32   # sines and cosines that tell the time step
+HEARD = 4.0  # weight of voice and of pitch in the loss
 Rope = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """`codebooks`: entries of each codebook. `patch`: mel frames a token. `speaker`: does a voiceprint say whose voice?
+    """`codebooks`: entries of each codebook. `patch`: frames a token. `speaker`: does a voiceprint say whose voice?
 
     `scalars`: all codebooks but the first are levels of scalar values (models/parts/scalars.py), read by a linear layer.
     `latents`: width of the language model's hidden states, where the decoder takes them besides the codes (0: it does not).
@@ -31,7 +34,6 @@ class FlowConfig:
     codebooks: tuple[int, ...]
     patch: int
     scalars: bool = False
-    bands: int = 80
     width: int = 128
     layers: int = 5
     heads: int = 4
@@ -85,7 +87,7 @@ def rotate(x: torch.Tensor, rope: Rope) -> torch.Tensor:
 
 
 class Flow(nn.Module):
-    """Codes (and a voiceprint) to log-mel."""
+    """Codes (and a voiceprint) to the vocoder's frames."""
 
     average: torch.Tensor
     gain: torch.Tensor
@@ -94,43 +96,38 @@ class Flow(nn.Module):
     def __init__(self, config: FlowConfig):
         super().__init__()
         self.config = config
-        width, patch = config.width, config.patch * config.bands
+        width, patch = config.width, config.patch * BANDS
         tables, levels = (config.codebooks[:1], config.codebooks[1:]) if config.scalars else (config.codebooks, ())
         self.embed = nn.ModuleList(nn.Embedding(size, width) for size in tables)
         self.values = nn.Linear(len(levels), width) if levels else None
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        # Of the voiceprint only the pitch goes in: a layer on all of it fits the few voices of training and garbles a new
-        # one (word error 0.81 instead of 0.17, measured). Timbre comes back with the speaker's own band statistics.
-        self.pitch = nn.Linear(1, width) if config.speaker else None
         self.latent = nn.Linear(config.latents, width) if config.latents else None
         self.noisy = nn.Linear(patch, width)
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4 * width))
+        self.time = nn.Sequential(nn.Linear(CLOCK, CLOCK), nn.SiLU(), nn.Linear(CLOCK, 4 * width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, patch)
-        # The average voice of the training set: what mels are standardised by where no voiceprint says whose they are.
+        # A speaker is the statistics that frames are standardised by: a layer on the voiceprint fits the few voices of
+        # training and garbles a new one (word error 0.81 instead of 0.17). Where none is given, the average voice's.
         self.register_buffer("average", torch.zeros(voiceprint.SIZE))
-        # A conditional mean varies less than speech does, which blurs it: each band gets its spread back (global variance,
-        # Toda and Tokuda 2007). Word error of CosyVoice 3's codec 0.117 -> 0.110, similarity 0.64 -> 0.68.
-        self.register_buffer("gain", torch.ones(config.bands))
+        # A conditional mean varies less than speech does, which blurs it: each band of the envelope gets its spread back
+        # (global variance, Toda and Tokuda 2007).
+        self.register_buffer("gain", torch.ones(BANDS))
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x (B, T, patch × bands) noisy, t (B,) in [0, 1], codes (B, T, K), prints (B, 192), mask (B, T) -> clean x.
+        """x (B, T, patch × 80) noisy, t (B,) in [0, 1], codes (B, T, K), prints (B, 160), mask (B, T) -> clean x.
 
         `latents` (B, T, config.latents), or None where codes alone are decoded.
         """
         h = self.noisy(x) + torch.stack([table(codes[..., k]) for k, table in enumerate(self.embed)]).sum(0)
         if self.values is not None:
             h = h + self.values(to_values(codes[..., 1:], self.levels))
-        if self.pitch is not None:
-            h = h + self.pitch(voiceprint.mean_pitch(prints))[:, None]
         if latents is not None and self.latent is not None:
             h = h + self.latent(latents)
-        half = self.config.width // 2
-        angle = 1000 * t[:, None] * torch.exp(-torch.arange(half) * (9.21 / half))
+        angle = 1000 * t[:, None] * torch.exp(-torch.arange(CLOCK // 2) * (9.21 / (CLOCK // 2)))
         time = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))
         rope = rotary(x.shape[1], self.config.width // self.config.heads)
         # Attention is local, so that a clip of any length looks like the crops of training. With attention over the whole
@@ -142,33 +139,47 @@ class Flow(nn.Module):
         clean: torch.Tensor = self.head(self.norm(h))
         return clean
 
-    def scale(self, prints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and spread (B, 1, bands) that mels are standardised by: the speaker's own, or everyone's."""
-        vectors = prints if self.config.speaker else self.average.expand(len(prints), -1)
-        mean, spread, _ = voiceprint.split(vectors)
-        return mean[:, None], spread[:, None]
-
     def loss(
-        self, mel: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor,
+        self, frames: torch.Tensor, codes: torch.Tensor, prints: torch.Tensor, mask: torch.Tensor,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """mel (B, T × patch, bands), mask (B, T): mean absolute error of the clean mel, at a random time and noise."""
-        mean, spread = self.scale(prints)
+        """frames (B, T × patch, 80), mask (B, T): mean absolute error of the clean frames, at a random time and noise."""
         batch, length = mask.shape
-        clean = ((mel - mean) / spread).reshape(batch, length, -1)
+        clean = self._standardise(frames, prints).reshape(batch, length, -1)
         # Most examples at t = 0, where the conditional mean is learnt, and which alone a single step needs.
         t = torch.rand(batch) * (torch.rand(batch) < 0.2)
         noise = torch.randn_like(clean)
         x = (1 - t)[:, None, None] * noise + t[:, None, None] * clean
-        error = (self(x, t, codes, prints, mask, latents) - clean).abs().mean(-1)
-        return (error * mask).sum() / mask.sum()
+        error = (self(x, t, codes, prints, mask, latents) - clean).abs().unflatten(-1, (-1, BANDS))
+        weighted = (error * _weights()).mean((-2, -1))
+        return (weighted * mask).sum() / mask.sum()
 
     @torch.no_grad()
-    def standard(self, codes: torch.Tensor, prints: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
-        """One utterance: codes (T, K), prints (192,), latents (T, W) or none -> the standardised log-mel (T × patch, bands),
-        before `gain`. The same noise for every call."""
+    def decode(self, codes: torch.Tensor, prints: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """One utterance: codes (T, K), prints (160,), latents (T, W) or none -> frames (T × patch, 80)."""
+        mean, spread = self._scale(prints[None])
+        return self._estimate(codes, prints, latents) * self.gain * spread[0] + mean[0]
+
+    @torch.no_grad()
+    def fit_gain(self, said: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+        """Set `gain` from utterances: frames (T × patch, 80), codes (T, K), prints (160,)."""
+        natural = torch.cat([self._standardise(frames[None], prints[None])[0] for frames, _, prints in said])
+        estimated = torch.cat([self._estimate(codes, prints) for _, codes, prints in said])
+        self.gain[:ENVELOPE] = (natural.std(0) / estimated.std(0))[:ENVELOPE]
+
+    def _scale(self, prints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread (B, 1, 80) that frames are standardised by: the speaker's own, or everyone's."""
+        mean, spread = voiceprint.split(prints if self.config.speaker else self.average.expand(len(prints), -1))
+        return mean[:, None], spread[:, None]
+
+    def _standardise(self, frames: torch.Tensor, prints: torch.Tensor) -> torch.Tensor:
+        mean, spread = self._scale(prints)
+        return (frames - mean) / spread
+
+    def _estimate(self, codes: torch.Tensor, prints: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """Standardised frames of one utterance (T × patch, 80), before `gain`. The same noise for every call."""
         hidden = None if latents is None else latents[None]
-        length, patch = len(codes), self.config.patch * self.config.bands
+        length, patch = len(codes), self.config.patch * BANDS
         mask = torch.ones(1, length, dtype=torch.bool)
         x = torch.randn(length, patch, generator=torch.Generator().manual_seed(0))[None]
         steps = self.config.steps
@@ -178,18 +189,7 @@ class Flow(nn.Module):
             x = clean if step == steps - 1 else x + (clean - x) / (1 - t) / steps
         return x.reshape(length * self.config.patch, -1)
 
-    @torch.no_grad()
-    def decode(self, codes: torch.Tensor, prints: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
-        """One utterance: codes (T, K), prints (192,), latents (T, W) or none -> log-mel (T × patch, bands)."""
-        mean, spread = self.scale(prints[None])
-        return self.standard(codes, prints, latents) * self.gain * spread[0] + mean[0]
 
-    @torch.no_grad()
-    def fit_gain(self, said: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        """Set `gain` from utterances: mel (T × patch, bands), codes (T, K), prints (192,)."""
-        natural, predicted = [], []
-        for mel, codes, prints in said:
-            mean, spread = self.scale(prints[None])
-            natural.append((mel - mean[0]) / spread[0])
-            predicted.append(self.standard(codes, prints))
-        self.gain.copy_(torch.cat(natural).std(0) / torch.cat(predicted).std(0))
+def _weights() -> torch.Tensor:
+    """(80,): voice and pitch are two figures among eighty, and heard more than one band is."""
+    return torch.tensor([1.0] * ENVELOPE + [HEARD] * (BANDS - ENVELOPE))

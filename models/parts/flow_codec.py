@@ -1,4 +1,4 @@
-"""What the small codecs share: a folder with config.json and model.safetensors (written by `make bases`), a mel, a contract."""
+"""What the small codecs share: a folder with config.json and model.safetensors (written by `make bases`), a contract."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torchaudio
 
 from models.parts import whisper
 from models.parts.family import Codec, Contract
-from models.parts.mel import Mel
 from models.parts.semantic import surroundings
+from models.parts.vocoder import RATE, Vocoder, analyse
 from models.parts.weights import load_into, read_config, sha256_of
 
 
@@ -23,7 +23,7 @@ def token_rate(config: dict[str, Any]) -> float:
 
 
 class FlowCodec(Codec):
-    """Semantic tokens from Whisper's encoder, a `Flow` back to mels, Griffin-Lim. `network_type` holds the weights."""
+    """Semantic tokens from Whisper's encoder, a `Flow` back to the vocoder's frames. `network_type` holds the weights."""
 
     network_type: type[torch.nn.Module]
 
@@ -31,7 +31,7 @@ class FlowCodec(Codec):
         self.config = read_config(folder / "config.json")
         self.network: Any = self.network_type(self.config).eval()
         load_into(self.network, folder / "model.safetensors")
-        self.mel = Mel(self.config["output_sample_rate"], **self.config["mel"])
+        self.vocoder = Vocoder(self.config["output_sample_rate"], self.config["hop"])
         self.output_sample_rate = self.config["output_sample_rate"]
         self.contract = Contract(
             tokeniser=self.config["id"],
@@ -44,5 +44,16 @@ class FlowCodec(Codec):
 
     def features(self, wave: np.ndarray, frames: int) -> torch.Tensor:
         """The speech encoder's output around each of `frames` tokens (frames, 4 × 384), of a wave at the tokeniser's rate."""
-        speech = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, whisper.SAMPLE_RATE)
-        return torch.from_numpy(surroundings(whisper.features(speech.numpy()), self.contract.token_rate, frames))
+        return torch.from_numpy(surroundings(whisper.features(self._resampled(wave, whisper.SAMPLE_RATE)), self.contract.token_rate, frames))
+
+    def analysis(self, wave: np.ndarray) -> np.ndarray:
+        """What the vocoder measures (n, 80), a frame every 10 ms, of a wave at the tokeniser's rate."""
+        return analyse(self._resampled(wave, RATE))
+
+    def synthesise(self, codes: np.ndarray, prints: torch.Tensor, latents: torch.Tensor | None = None) -> np.ndarray:
+        """One utterance: codes (T, K) -> a wave at the output rate."""
+        return self.vocoder.synthesise(self.network.flow.decode(torch.from_numpy(codes).long(), prints, latents))
+
+    def _resampled(self, wave: np.ndarray, rate: int) -> np.ndarray:
+        resampled: np.ndarray = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, rate).numpy()
+        return resampled

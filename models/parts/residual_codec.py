@@ -1,6 +1,6 @@
 """The small codec of paradigm B: a semantic codebook, then residual ones for what it does not say: voice, pitch, loudness.
 
-Codebook 0 is `SemanticQuantiser`. Each semantic entry has a mean mel patch; what a frame's patch differs from it is
+Codebook 0 is `SemanticQuantiser`. Each semantic entry has a mean patch of the vocoder's frames; what a frame's patch differs from it is
 quantised in stages (residual k-means after a PCA). The decoder is `Flow` on all codebooks, without a speaker vector:
 the language model has to write the voice.
 """
@@ -19,10 +19,11 @@ from models.parts.flow import Flow, FlowConfig
 from models.parts.flow_codec import FlowCodec
 from models.parts.scalars import residual_directions
 from models.parts.semantic import SemanticQuantiser, kmeans
+from models.parts.vocoder import BANDS
 
 
 class ResidualQuantiser(torch.nn.Module):
-    """Mel patches (T, P) given their semantic ids -> residual codes (T, stages)."""
+    """Patches (T, P) given their semantic ids -> residual codes (T, stages)."""
 
     means: torch.Tensor
     basis: torch.Tensor
@@ -67,11 +68,11 @@ class ResidualNetwork(torch.nn.Module):
 
     def __init__(self, config: dict):
         super().__init__()
-        patch = config["flow"]["patch"] * config["mel"]["bands"]
+        patch = config["flow"]["patch"] * BANDS
         semantic, *residual = config["codebooks"]
         self.quantiser = SemanticQuantiser(semantic, config["pca"])
         self.residual = ResidualQuantiser(semantic, patch, config["residual_pca"], residual)
-        self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), bands=config["mel"]["bands"], **config["flow"]))
+        self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), **config["flow"]))
 
 
 class ResidualCodec(FlowCodec):
@@ -90,9 +91,8 @@ class ResidualCodec(FlowCodec):
         return codes
 
     def patches(self, wave: np.ndarray, frames: int) -> torch.Tensor:
-        """(frames, patch × bands) log-mel of a wave padded with silence to whole frames."""
-        padded = np.pad(wave, (0, frames * self.config["frame"] - len(wave)))
-        return self.mel(padded).reshape(frames, -1)
+        """(frames, patch × 80): the vocoder's frames of a wave, in which silence fills the last patch."""
+        return self.vocoder.frames(self.analysis(wave), frames * self.config["flow"]["patch"]).reshape(frames, -1)
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.float32)
@@ -101,4 +101,4 @@ class ResidualCodec(FlowCodec):
         nobody = torch.zeros(voiceprint.SIZE)
         # The language model has one head width for all codebooks and may write past a smaller one's end.
         codes = [np.minimum(c, np.array(self.contract.vocabulary) - 1) for c in codes]
-        return each(lambda c: self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), nobody)), codes)
+        return each(lambda one: self.synthesise(one, nobody), codes)

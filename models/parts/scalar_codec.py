@@ -13,6 +13,7 @@ from models.parts.flow import Flow, FlowConfig
 from models.parts.residual_codec import ResidualCodec
 from models.parts.scalars import ScalarQuantiser
 from models.parts.semantic import SemanticQuantiser
+from models.parts.vocoder import BANDS
 
 
 class ScalarNetwork(torch.nn.Module):
@@ -20,13 +21,11 @@ class ScalarNetwork(torch.nn.Module):
 
     def __init__(self, config: dict):
         super().__init__()
-        patch = config["flow"]["patch"] * config["mel"]["bands"]
+        patch = config["flow"]["patch"] * BANDS
         semantic, *levels = config["codebooks"]
         self.quantiser = SemanticQuantiser(semantic, config["pca"])
         self.residual = ScalarQuantiser(semantic, patch, levels)
-        self.flow = Flow(FlowConfig(
-            codebooks=tuple(config["codebooks"]), scalars=True, bands=config["mel"]["bands"], **config["flow"]
-        ))
+        self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), scalars=True, **config["flow"]))
 
 
 class ScalarCodec(ResidualCodec):

@@ -20,7 +20,7 @@ def to_codes(values: torch.Tensor, levels: torch.Tensor | int) -> torch.Tensor:
 
 
 class ScalarQuantiser(torch.nn.Module):
-    """Mel patches (T, P) given their semantic ids -> levels (T, values) of what the semantic id does not say."""
+    """Patches (T, P) given their semantic ids -> levels (T, values) of what the semantic id does not say."""
 
     means: torch.Tensor
     basis: torch.Tensor

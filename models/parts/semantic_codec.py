@@ -1,6 +1,6 @@
 """The small codec of paradigm A: semantic tokens in, speech of any voice out.
 
-Encoding is `SemanticQuantiser`; decoding is `Flow` on a voiceprint and Griffin-Lim.
+Encoding is `SemanticQuantiser`; decoding is `Flow` on a voiceprint.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torchaudio
 
 from models.parts.each import each
 from models.parts.family import Voice
@@ -25,7 +24,7 @@ class SemanticNetwork(torch.nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         self.quantiser = SemanticQuantiser(config["codebooks"][0], config["pca"])
-        self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), bands=config["mel"]["bands"], **config["flow"]))
+        self.flow = Flow(FlowConfig(codebooks=tuple(config["codebooks"]), **config["flow"]))
 
 
 class SemanticCodec(FlowCodec):
@@ -45,15 +44,8 @@ class SemanticCodec(FlowCodec):
         return self.features(wave, max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate)))
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
-        return voiceprint(self.at_output_rate(wave), self.mel)
-
-    def at_output_rate(self, wave: np.ndarray) -> np.ndarray:
-        """A wave at the tokeniser's rate, as the decoder's mels see it."""
-        resampled: np.ndarray = torchaudio.functional.resample(
-            torch.from_numpy(wave), self.contract.sample_rate, self.output_sample_rate
-        ).numpy()
-        return resampled
+        return voiceprint(self.analysis(wave))
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         prints = torch.from_numpy(voice.speaker_embedding)
-        return each(lambda c: self.mel.griffin_lim(self.network.flow.decode(torch.from_numpy(c).long(), prints)), codes)
+        return each(lambda one: self.synthesise(one, prints), codes)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.parts import voiceprint
 from models.parts.residual_codec import ResidualCodec
+from models.parts.voiceprint import voiceprint
 
 
 class QwenCodec(ResidualCodec):
     """24 kHz in and out, 12.5 frames a second."""
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
-        """Float32 (192,): the voiceprint, which the network projects to its speaker position."""
-        return voiceprint.voiceprint(wave, self.mel)
+        """Float32 (160,): the voiceprint, which the network projects to its speaker position."""
+        return voiceprint(self.analysis(wave))

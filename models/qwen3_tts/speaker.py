@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from models.parts import voiceprint
 from models.parts.errors import UserError
+from models.parts.vocoder import ENVELOPE
 
-GROUP = 10  # bands of the voiceprint that the projection takes together
+GROUP = 13  # bands of the voiceprint that the projection takes together
 # Of an embedding's figures, root mean square, where a network starts from nothing. At 0.02, the usual, what the blocks
 # add drowns the speaker and the residual codes: a toy language had not learnt either after 160 steps; at 0.3 after 90.
 LOUDNESS = 0.3
@@ -126,9 +127,9 @@ class SpeakerEncoder(nn.Module):
 
 
 class VoiceprintProjection(nn.Module):
-    """The tiny encoder: a voiceprint (192) to a vector of the talker's width, as loud as a code, whoever speaks.
+    """The tiny encoder: a voiceprint (160) to a vector of the talker's width, as loud as a code, whoever speaks.
 
-    Only pitch and eight coarse bands go in: a layer on all figures fits the few voices of training and garbles a new
+    Only pitch and six coarse bands of the envelope go in: a layer on all figures fits the few voices of training and garbles a new
     one (measured on the decoders, models/parts/BASES.md).
     """
 
@@ -136,10 +137,10 @@ class VoiceprintProjection(nn.Module):
 
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        self.linear = nn.Linear(9, config["enc_dim"])
+        self.linear = nn.Linear(7, config["enc_dim"])
 
     def rows(self, vectors: torch.Tensor) -> torch.Tensor:
-        bands = voiceprint.split(vectors)[0].unflatten(-1, (-1, GROUP)).mean(-1)
+        bands = vectors[..., :ENVELOPE].unflatten(-1, (-1, GROUP)).mean(-1)
         bands = bands - bands.mean(-1, keepdim=True)  # how loud the recording is says nothing of the voice
         row = self.linear(torch.cat([bands, voiceprint.mean_pitch(vectors)], -1))
         return LOUDNESS * F.rms_norm(row, row.shape[-1:])

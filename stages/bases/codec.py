@@ -1,4 +1,4 @@
-"""Fit a tiny codec: discriminants and k-means on encoder features, then the mel decoder by flow matching."""
+"""Fit a tiny codec: discriminants and k-means on encoder features, then the decoder by flow matching."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 from tqdm import tqdm
 
-from models.parts import voiceprint, whisper
+from models.parts import whisper
 from models.parts.flow import Flow
 from models.parts.flow_codec import token_rate
-from models.parts.mel import Mel
 from models.parts.residual_codec import ResidualNetwork
 from models.parts.scalar_codec import ScalarNetwork
 from models.parts.semantic import surroundings
 from models.parts.semantic_codec import SemanticNetwork
+from models.parts.vocoder import BANDS, Vocoder
+from models.parts.voiceprint import voiceprint
 from stages.bases.loop import optimise
 from stages.bases.voices import Phone, phone_labels
 from stages.common.shards import Shards
@@ -39,26 +39,41 @@ NETWORKS: dict[str, Callable[[dict], torch.nn.Module]] = {
 
 @dataclass
 class Utterance:
-    """What the decoder learns from: codes (T, K) int16, log-mel (T × patch, bands) half precision, voiceprint (192,).
+    """What the decoder learns from: codes (T, K) int16, frames (T × patch, 80) half precision, voiceprint (160,).
 
     `latents` (T, W): the language model's hidden states, half precision, or None where codes alone are decoded.
     """
 
     codes: torch.Tensor
-    mel: torch.Tensor
+    frames: torch.Tensor
     print: torch.Tensor
     latents: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Source:
-    """Recordings and what the speech encoder makes of them: `features(clip id)` is (n, 384) at 50 Hz.
+class Measured:
+    """Half-precision frames (n, width) of many clips in one file: where each begins, and how many they are."""
 
-    `voices` says who speaks in a clip, and how fast it was played.
+    index: dict[str, tuple[int, int]]
+    stored: np.ndarray
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self.index
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        start, count = self.index[clip_id]
+        return np.asarray(self.stored[start : start + count], np.float32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Recordings; what the speech encoder makes of them, `features(clip id)`, (n, 384) at 50 Hz; and the vocoder,
+    `analysis(clip id)`, (n, 80) at 100 Hz. `voices` says who speaks in a clip, and how fast it was played.
     """
 
     audio: Shards
     features: Callable[[str], np.ndarray]
+    analysis: Callable[[str], np.ndarray]
     ids: list[str]
     voices: dict[str, str]
 
@@ -69,7 +84,7 @@ class CodecFit:
     def __init__(self, config: dict[str, Any], recipe: dict[str, Any]):
         self.config, self.recipe, self.seed = config, recipe, recipe["seed"]
         self.residual = config["kind"] != "semantic-flow"  # has codebooks for what the semantic one does not say
-        self.mel = Mel(config["output_sample_rate"], **config["mel"])
+        self.vocoder = Vocoder(config["output_sample_rate"], config["hop"])
         self.rate = token_rate(config)
         torch.manual_seed(self.seed)
         self.network: Any = NETWORKS[config["kind"]](config)
@@ -129,7 +144,7 @@ class CodecFit:
             ids = [clip_id for clip_id in source.ids if len(codes[clip_id]) >= 8]
             ids = random.Random(self.seed).sample(ids, min(len(ids), self.recipe["decoder_clips"]))
             stored = sorted(ids, key={clip_id: at for at, clip_id in enumerate(source.ids)}.__getitem__)  # quick to read
-            found = {i: self._utterance(source, i, codes[i]) for i in tqdm(stored, desc="mels", mininterval=5)}
+            found = {i: self._utterance(source, i, codes[i]) for i in tqdm(stored, desc="frames", mininterval=5)}
             give_voice_statistics(found, source.voices)
             heard.append([found[i] for i in ids])
         flow = self.network.flow
@@ -137,7 +152,7 @@ class CodecFit:
         flow.average.copy_(torch.stack([torch.stack([u.print for u in utterances]).mean(0) for utterances in heard]).mean(0))
         codes_alone = [p for name, p in flow.named_parameters() if not name.startswith("latent.")]
         curve = self._fit("decoder", codes_alone, heard, scratch)
-        flow.fit_gain([(u.mel.float(), u.codes.long(), u.print) for utterances in heard for u in utterances[:GAIN_CLIPS]])
+        flow.fit_gain([(u.frames.float(), u.codes.long(), u.print) for utterances in heard for u in utterances[:GAIN_CLIPS]])
         return curve
 
     def fit_latents(self, source: Source, codes: dict[str, torch.Tensor], latents: dict[str, np.ndarray], scratch: Path) -> list[dict]:
@@ -148,7 +163,7 @@ class CodecFit:
         layer = self.network.flow.latent
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-        utterances = {i: self._utterance(source, i, codes[i]) for i in tqdm(latents, desc="mels", mininterval=5)}
+        utterances = {i: self._utterance(source, i, codes[i]) for i in tqdm(latents, desc="frames", mininterval=5)}
         give_voice_statistics(utterances, source.voices)
         for clip_id, hidden in latents.items():
             utterances[clip_id].latents = torch.from_numpy(hidden).half()
@@ -178,20 +193,13 @@ class CodecFit:
         ids: torch.Tensor = self.network.quantiser(torch.from_numpy(self._features(source, clip_id)))
         return ids
 
-    def _wave(self, source: Source, clip_id: str, tokens: int) -> np.ndarray:
-        """The clip at the codec's output rate, exactly as long as its tokens."""
-        clip, samples = source.audio[clip_id], tokens * self.config["flow"]["patch"] * self.mel.hop
-        wave = torchaudio.functional.resample(torch.from_numpy(clip.audio), clip.sample_rate, self.mel.sample_rate).numpy()
-        padded: np.ndarray = np.pad(wave, (0, max(0, samples - len(wave))))[:samples]
-        return padded
-
     def _patches(self, source: Source, clip_id: str, tokens: int) -> torch.Tensor:
-        return self.mel(self._wave(source, clip_id, tokens)).reshape(tokens, -1)
+        return self.vocoder.frames(source.analysis(clip_id), tokens * self.config["flow"]["patch"]).reshape(tokens, -1)
 
     def _utterance(self, source: Source, clip_id: str, codes: torch.Tensor) -> Utterance:
-        wave = self._wave(source, clip_id, len(codes))
-        log_mel = self.mel(wave)
-        return Utterance(codes.short(), log_mel.half(), torch.from_numpy(voiceprint.voiceprint(wave, self.mel, log_mel)))
+        analysis = source.analysis(clip_id)
+        frames = self.vocoder.frames(analysis, len(codes) * self.config["flow"]["patch"])
+        return Utterance(codes.short(), frames.half(), torch.from_numpy(voiceprint(analysis)))
 
 
 @torch.no_grad()
@@ -216,14 +224,14 @@ def start_from_codebooks(network: Any, seed: int) -> None:
 
 
 def give_voice_statistics(utterances: dict[str, Utterance], voices: dict[str, str]) -> None:
-    """Every utterance gets the band statistics of its voice, as in decoding, where its own are not known; pitch stays."""
+    """Every utterance gets the voiceprint of its voice, as in decoding, where its own is not known."""
     members: dict[str, list[Utterance]] = {}
     for clip_id, utterance in utterances.items():
         members.setdefault(voices[clip_id], []).append(utterance)
     for some in members.values():
-        bands = torch.stack([u.print for u in sorted(some, key=lambda u: -len(u.codes))[:VOICE_CLIPS]]).mean(0)[: 2 * voiceprint.BANDS]
+        voice = torch.stack([u.print for u in sorted(some, key=lambda u: -len(u.codes))[:VOICE_CLIPS]]).mean(0)
         for utterance in some:
-            utterance.print = torch.cat([bands, utterance.print[len(bands) :]])
+            utterance.print = voice
 
 
 def decoder_loss(flow: Flow, heard: list[list[Utterance]], crop: int, rng: random.Random) -> torch.Tensor:
@@ -232,14 +240,14 @@ def decoder_loss(flow: Flow, heard: list[list[Utterance]], crop: int, rng: rando
     chosen = [u for utterances in heard for u in rng.choices(utterances, k=BATCH // len(heard))]
     mask = torch.zeros(BATCH, crop, dtype=torch.bool)
     codes = torch.zeros(BATCH, crop, chosen[0].codes.shape[1], dtype=torch.long)
-    mel = torch.zeros(BATCH, crop * patch, flow.config.bands)
+    frames = torch.zeros(BATCH, crop * patch, BANDS)
     latents = torch.zeros(BATCH, crop, flow.config.latents) if chosen[0].latents is not None else None
     for row, u in enumerate(chosen):
         start = rng.randrange(max(1, len(u.codes) - crop + 1))
         part = u.codes[start : start + crop]
         codes[row, : len(part)], mask[row, : len(part)] = part.long(), True
-        mel[row, : len(part) * patch] = u.mel[start * patch : (start + len(part)) * patch].float()
+        frames[row, : len(part) * patch] = u.frames[start * patch : (start + len(part)) * patch].float()
         if latents is not None and u.latents is not None:
             latents[row, : len(part)] = u.latents[start : start + len(part)].float()
     prints = torch.stack([u.print for u in chosen])
-    return flow.loss(mel, codes, prints, mask, latents)
+    return flow.loss(frames, codes, prints, mask, latents)
