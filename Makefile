@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready .venv/has-sox  ## install what a run needs: .venv with the locked packages, and sox
+setup: .venv/ready .venv/has-sox .venv/has-flite  ## install what a run needs: .venv with the locked packages, sox and flite
 
 repro: setup  ## bring everything that is out of date up to date
 	dvc repro
@@ -28,14 +28,14 @@ report: setup  ## build the listening pages, and what they need, and print where
 compare: setup  ## table of the runs: what each one changed and what came of it
 	@python -m stages.compare
 
-test: setup lint .venv/has-chromium .venv/has-chromedriver .venv/has-flite  ## lint and run every test
+test: setup lint .venv/has-chromium .venv/has-chromedriver  ## lint and run every test
 	pytest -n 2
 
 lint: .venv/ready  ## ruff (errors and style) and mypy (types)
 	ruff check .
 	mypy
 
-bases: setup .venv/has-flite  ## train a tiny base from synthetic voices: make bases MODEL=cosyvoice3
+bases: setup  ## train a tiny base from synthetic voices: make bases MODEL=cosyvoice3
 	@[ -n "$(MODEL)" ] || { echo "make bases: say which family, like MODEL=cosyvoice3"; exit 1; }
 	dvc repro corpus
 	python -m stages.bases --model $(MODEL)
@@ -43,7 +43,7 @@ bases: setup .venv/has-flite  ## train a tiny base from synthetic voices: make b
 bench: setup  ## measure batching and packing, and tokens/s and memory of each stage
 	python -m stages.bench
 
-bench-voice: setup .venv/has-flite  ## measure how well codecs, bases and checkpoints speak: word error, similarity, DNSMOS
+bench-voice: setup  ## measure how well codecs, bases and checkpoints speak: word error, similarity, DNSMOS
 	python -m stages.bench_voice
 
 clean:  ## remove scratch and tool caches; results stay, and so does .venv

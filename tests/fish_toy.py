@@ -11,7 +11,7 @@ import numpy as np
 from models.fish_s2.config import FishConfig
 from models.fish_s2.network import FishNetwork
 from models.parts.family import Example
-from models.parts.text import character_tokenizer
+from tests.characters import character_tokenizer
 
 SEMANTIC, RESIDUAL, CODEBOOKS = 24, 16, 4
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|voice|>"]

@@ -26,13 +26,13 @@ from models.chatterbox.network import T3
 from models.chatterbox.script import SPACE, START, STOP, Script, normalise
 from models.parts.errors import UserError
 from models.parts.family import Example, Sampling
-from models.parts.text import character_tokenizer
 from stages import tokenise, train
 from stages.common import selfcheck
 from stages.common.files import read_jsonl
 from stages.common.tokens import read_contract, read_voice, write_contract
 from tests import toy_chatterbox as toy
 from tests import toy_cosyvoice
+from tests.characters import character_tokenizer
 from tests.family_checks import trained_a_little
 from tests.toy_chatterbox import LORA, SFT, loss
 

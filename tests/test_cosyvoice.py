@@ -22,9 +22,9 @@ from models.parts import whisper
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Example, Sampling, Voice
 from models.parts.speech_lm import SpeechLM
-from models.parts.text import character_tokenizer
 from models.parts.weights import save_half
 from stages.common import selfcheck
+from tests.characters import character_tokenizer
 from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_second_shift_is_caught,

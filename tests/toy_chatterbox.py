@@ -14,7 +14,7 @@ from models.chatterbox.config import T3Config
 from models.chatterbox.network import T3
 from models.chatterbox.script import START, STOP
 from models.parts.family import AdaptSettings, Example, Voice
-from models.parts.text import character_tokenizer
+from tests.characters import character_tokenizer
 
 CODES, SPEAKER = 40, 6
 CONFIG = T3Config(

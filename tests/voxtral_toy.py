@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.parts.family import Example
-from models.parts.text import character_tokenizer
 from models.voxtral.config import FlowHeadConfig, VoxtralConfig
 from models.voxtral.network import VoxtralNetwork
 from models.voxtral.prompt import CONTROL
+from tests.characters import character_tokenizer
 
 SEMANTIC, LEVELS, VALUES = 24, 21, 36
 CONFIG = VoxtralConfig(

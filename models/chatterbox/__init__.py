@@ -19,8 +19,8 @@ from models.chatterbox.script import START, STOP
 from models.parts.errors import UserError
 from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
+from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
-from models.parts.text import character_tokenizer
 from models.parts.weights import check_facts
 
 IGNORED = -100
@@ -50,7 +50,7 @@ class Chatterbox(PeftFamily):
 
     def create(self, config: dict[str, Any], seed: int) -> T3:
         """`config`: the fields of `T3Config`, with `speech_token_size` in place of the ids that follow from it."""
-        tokenizer = character_tokenizer([STOP, START])
+        tokenizer = phone_tokenizer([STOP, START])
         codes = config["speech_token_size"]
         ids = {
             "stop_text_token": 0, "start_text_token": 1, "text_tokens_dict_size": tokenizer.get_vocab_size(),

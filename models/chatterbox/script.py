@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from models.chatterbox.config import T3Config
 from models.parts.errors import UserError
+from models.parts.text import ids_of
 
 START, STOP = "[START]", "[STOP]"
 SPACE = "[SPACE]"  # upstream's vocabulary has a token for the space; a tokenizer without it has the space itself
@@ -43,7 +44,7 @@ class Script:
         config = self.config
         if not text.strip():
             raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
-        ids = self.tokenizer.encode(normalise(text).replace(" ", self.space), add_special_tokens=False).ids
+        ids = ids_of(self.tokenizer, normalise(text).replace(" ", self.space))
         for token in (START, STOP):
             if self.tokenizer.token_to_id(token) in ids:
                 raise UserError(f"text {text!r}: {token} is a control token and can't be read out; take it out")

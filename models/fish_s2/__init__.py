@@ -21,9 +21,9 @@ from models.parts.adapting import AdaptedFamily
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
 from models.parts.takes import check_length
-from models.parts.text import character_tokenizer
 from models.parts.weights import check_facts
 
 IGNORED = -100
@@ -62,7 +62,7 @@ class FishS2(AdaptedFamily):
         words = [part for part in (*BEFORE, *AFTER) if "<|" not in part]
         semantic = config["semantic_entries"]
         control = ["<|im_start|>", "<|im_end|>", "<|voice|>", "system\n", "user\n", "assistant\n", *words]
-        tokenizer = character_tokenizer([*control, *(f"<|semantic:{entry}|>" for entry in range(semantic))])
+        tokenizer = phone_tokenizer([*control, *(f"<|semantic:{entry}|>" for entry in range(semantic))])
         ids = {"semantic_begin_id": len(control), "semantic_end_id": len(control) + semantic - 1}
         ids["vocab_size"] = tokenizer.get_vocab_size()
         sizes = {key: value for key, value in config.items() if key != "semantic_entries"}

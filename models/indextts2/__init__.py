@@ -22,8 +22,9 @@ from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
+from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
-from models.parts.text import character_tokenizer, load_tokenizer
+from models.parts.text import load_tokenizer
 from models.parts.weights import check_facts
 
 IGNORED = -100
@@ -56,7 +57,7 @@ class IndexTTS2(PeftFamily):
         return UnifiedVoice.load(weights)
 
     def create(self, config: dict[str, Any], seed: int) -> UnifiedVoice:
-        tokenizer = character_tokenizer(["<|start|>", "<|stop|>"])
+        tokenizer = phone_tokenizer(["<|start|>", "<|stop|>"])
         ids = {"start_text_token": 0, "stop_text_token": 1, "number_text_tokens": tokenizer.get_vocab_size()}
         codes = config["codes"]
         ids |= {"start_mel_token": codes, "stop_mel_token": codes + 1, "number_mel_codes": codes + 2}

@@ -23,8 +23,9 @@ from models.parts import sampling as drawing
 from models.parts.errors import UserError
 from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
+from models.parts.phones import phone_tokenizer
 from models.parts.takes import cut
-from models.parts.text import character_tokenizer, clean, load_tokenizer
+from models.parts.text import clean, ids_of, load_tokenizer
 from models.parts.weights import draw_weights, load_into, read_config, save_base
 
 IGNORE = -100
@@ -75,7 +76,7 @@ class SpeechLM(nn.Module):
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text as training and generation both see it; version 3 has its instruction before it."""
         prefix = self.config["instruct"] if self.version == 3 else ""
-        return self.tokenizer.encode(prefix + clean(text), add_special_tokens=False).ids
+        return ids_of(self.tokenizer, prefix + clean(text))
 
     def embed(self, text: torch.Tensor, lengths: torch.Tensor, speech: torch.Tensor) -> torch.Tensor:
         """text (B, Lt) and speech (B, Ls) ids, right-padded; lengths (B, 2) -> embeddings (B, L, width), right-padded."""
@@ -110,7 +111,7 @@ class SpeechLMFamily(PeftFamily):
         return network.eval()
 
     def create(self, config: dict[str, Any], seed: int) -> SpeechLM:
-        tokenizer = character_tokenizer(["<|endoftext|>", END_OF_PROMPT, "You are a helpful assistant."])
+        tokenizer = phone_tokenizer(["<|endoftext|>", END_OF_PROMPT, "You are a helpful assistant."])
         vocabulary = {"vocab_size": tokenizer.get_vocab_size()}
         network = SpeechLM(config | {"version": self.version, "llm": config["llm"] | vocabulary})
         draw_weights(network, torch.Generator().manual_seed(seed))

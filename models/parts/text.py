@@ -7,11 +7,10 @@ import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer
 
 from models.parts.errors import UserError
-
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 '.,?!-"
+from models.parts.phones import PAUSE, pronounced
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -34,29 +33,22 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     return int(found)
 
 
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text. A tokenizer of phones gets it as it is pronounced; special tokens stay what they are."""
+    if tokenizer.token_to_id(PAUSE) is not None:
+        special = [token.content for token in tokenizer.get_added_tokens_decoder().values()] if re.search(r"[<\[]", text) else []
+        parts = re.split(f"({'|'.join(map(re.escape, special))})", text) if special else [text]
+        text = " ".join(part if part in special else pronounced(part) for part in parts)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
 def text_ids(tokenizer: Tokenizer, text: str, control: Collection[int]) -> list[int]:
     """Ids of a text. UserError for one that is empty or holds a token of `control`, which would end its turn."""
-    ids: list[int] = tokenizer.encode(clean(text), add_special_tokens=False).ids
+    ids = ids_of(tokenizer, clean(text))
     if not ids:
         raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
     if found := [token for token in ids if token in control]:
         token = tokenizer.id_to_token(found[0])
         raise UserError(f"text {text!r}: {token} is a control token and can't be read out; take it out")
     return ids
-
-
-def character_tokenizer(special: list[str]) -> Tokenizer:
-    """The tiny bases' tokenizer: one token a character, lower case, anything else a space; `special` come first.
-
-    Letters, since a base that has heard a few hours can still spell: sub-words would each have to be learnt.
-    """
-    vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
-    tokenizer.normalizer = normalizers.Sequence([
-        normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(),
-        # the demo's keys as a telephone says them
-        normalizers.Replace("*", " star "), normalizers.Replace("#", " pound "), normalizers.Replace("&", " and "),
-    ])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    return tokenizer

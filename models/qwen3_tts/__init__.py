@@ -17,9 +17,9 @@ from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
+from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
 from models.parts.takes import check_length
-from models.parts.text import character_tokenizer
 from models.parts.weights import check_facts, draw_weights
 from models.qwen3_tts import dataset, generation
 from models.qwen3_tts.network import Qwen3TTSNetwork
@@ -56,7 +56,7 @@ class Qwen3TTS(PeftFamily):
     def create(self, config: dict[str, Any], seed: int) -> Qwen3TTSNetwork:
         """`config` is config.json without the tokens; `talker_config.codes` are the entries of codebook 0."""
         control = ["<|im_start|>", "<|im_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>", "assistant\n"]
-        tokenizer = character_tokenizer(control)
+        tokenizer = phone_tokenizer(control)
         names = ("im_start_token_id", "im_end_token_id", "tts_pad_token_id", "tts_bos_token_id", "tts_eos_token_id")
         special = ("pad_id", "bos_id", "eos_token_id", "nothink_id", "think_bos_id", "think_eos_id")
         talker = dict(config["talker_config"])

@@ -16,10 +16,10 @@ from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
+from models.parts.phones import phone_tokenizer
 from models.parts.sampling import generators, logprob
 from models.parts.scalars import to_values
 from models.parts.takes import check_length
-from models.parts.text import character_tokenizer
 from models.voxtral import dataset, generation
 from models.voxtral.config import FlowHeadConfig, VoxtralConfig
 from models.voxtral.network import VoxtralNetwork
@@ -51,7 +51,7 @@ class Voxtral(PeftFamily):
         return VoxtralNetwork.load(weights)
 
     def create(self, config: dict[str, Any], seed: int) -> VoxtralNetwork:
-        tokenizer = character_tokenizer(list(CONTROL))
+        tokenizer = phone_tokenizer(list(CONTROL))
         sizes = config | {"flow": FlowHeadConfig(**config["flow"]), "vocab_size": tokenizer.get_vocab_size()}
         return VoxtralNetwork.new(VoxtralConfig(**sizes), tokenizer, seed)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,14 +23,14 @@ import yaml
 from tqdm import tqdm
 
 import models
-from models.parts import whisper
+from models.parts import phones, vocoder, whisper
 from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Example, Family
 from models.parts.precision import repeatable
 from models.parts.weights import save_half
-from stages.bases.codec import CodecFit, Source
+from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
 from stages.bases.loop import optimise, write_curve
 from stages.bases.people import SPEAKERS, recordings
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> None:
     # 2. The codec.
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
     texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
+    for row in texts.values():
+        phones.remember(row["text"], (phone for phone, _ in row["phones"]))
     aligned = list(texts.values())[: recipe["codec"]["aligned_clips"]]
     explained = fit.fit_quantisers(spoken, {row["id"]: row["phones"] for row in aligned}, people)
     codes = fit.codes(spoken)
@@ -119,27 +122,31 @@ def recorded_people(packages: list[str], corpus: str | None) -> Path:
 
 
 def prepared(audio_folder: Path) -> Source:
-    """The recordings of a folder with the encoder's features, which are computed once and kept in half precision."""
-    folder = audio_folder.with_name(audio_folder.name + "-features")
+    """The recordings of a folder with what the speech encoder and the vocoder make of them."""
     audio = Shards(audio_folder)
+    features = measured(audio, "features", whisper.features, whisper.WIDTH)
+    analysis = measured(audio, "vocoder", vocoder.analyse, vocoder.BANDS)
+    ids = [clip_id for clip_id in audio.ids() if clip_id in features]
+    return Source(audio, features.__getitem__, analysis.__getitem__, ids, {clip_id: voice_of(clip_id) for clip_id in ids})
+
+
+def measured(audio: Shards, name: str, measure: Callable[[np.ndarray], np.ndarray], width: int) -> Measured:
+    """`measure(wave at 16 kHz)` (n, width) of every recording that the encoder takes whole; kept in half precision."""
+    folder = audio.folder.with_name(f"{audio.folder.name}-{name}")
     if not folder.is_dir():
         with staged(folder) as partial:
             at, where = 0, {}
-            with (partial / "features.f16").open("wb") as out:
+            with (partial / "frames.f16").open("wb") as out:
                 ids = audio.ids()
-                for start in tqdm(range(0, len(ids), CHUNK), desc="encoder", unit=f"{CHUNK} clips", mininterval=5):
+                for start in tqdm(range(0, len(ids), CHUNK), desc=name, unit=f"{CHUNK} clips", mininterval=5):
                     clips = [audio[clip_id] for clip_id in ids[start : start + CHUNK]]
                     short = [clip for clip in clips if len(clip.audio) <= whisper.MAX_SECONDS * whisper.SAMPLE_RATE]
-                    for clip, hidden in zip(short, each(lambda c: whisper.features(c.audio).astype(np.float16), short), strict=True):
-                        hidden.tofile(out)
-                        where[clip.id] = (at, len(hidden))
-                        at += len(hidden)
+                    for clip, frames in zip(short, each(lambda c: measure(c.audio).astype(np.float16), short), strict=True):
+                        frames.tofile(out)
+                        where[clip.id] = (at, len(frames))
+                        at += len(frames)
             write_json(partial / "index.json", where)
-    index = read_json(folder / "index.json")
-    stored = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, whisper.WIDTH)
-    ids = [clip_id for clip_id in audio.ids() if clip_id in index]
-    voices = {clip_id: voice_of(clip_id) for clip_id in ids}
-    return Source(audio, lambda clip_id: np.asarray(stored[index[clip_id][0] : sum(index[clip_id])], np.float32), ids, voices)
+    return Measured(read_json(folder / "index.json"), np.memmap(folder / "frames.f16", np.float16, "r").reshape(-1, width))
 
 
 def apart(people: Source) -> list[Source]:

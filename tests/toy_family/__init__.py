@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from models.parts.errors import UserError
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
+from models.parts.phones import phone_tokenizer
 from models.parts.sampling import draw, generators, logprob, uniforms
 from models.parts.takes import Takes
-from models.parts.text import character_tokenizer, load_tokenizer, text_ids
+from models.parts.text import load_tokenizer, text_ids
 from models.parts.weights import check_facts, load_into, read_config, save_base, sha256_of
 
 RATE, FRAME, LEVELS = 16000, 800, 16
@@ -96,7 +97,7 @@ class Toy(PeftFamily):
     def create(self, config: dict[str, Any], seed: int) -> Network:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Network(config, character_tokenizer([]))
+            return Network(config, phone_tokenizer([]))
 
     def save(self, network: Network, folder: Path) -> None:  # type: ignore[override]
         save_base(folder, network.state_dict(), network.config, network.tokenizer)
