@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchaudio
 import yaml
 from tqdm import tqdm
 
@@ -27,8 +26,9 @@ from models.parts import phones, vocoder, whisper
 from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
-from models.parts.family import Codec, Example, Family
+from models.parts.family import Example, Family
 from models.parts.precision import repeatable
+from models.parts.voiceprint import voiceprint
 from models.parts.weights import save_half
 from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
@@ -79,8 +79,7 @@ def main(argv: list[str]) -> None:
     # 3. The network, from random weights.
     examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
     if family.told_who_speaks:
-        vectors = speaker_vectors(family.codec(folder), spoken, [example.id for example in examples])
-        examples = [replace(example, speaker_embedding=vector) for example, vector in zip(examples, vectors, strict=True)]
+        examples = [replace(example, speaker_embedding=voiceprint(spoken.analysis(example.id))) for example in examples]
     examples = family.base_examples(examples, lambda clip_id: fit.points(spoken, clip_id))
     network, curve = train(family, recipe, examples, SCRATCH / name)
     family.save(network, folder)
@@ -161,17 +160,6 @@ def voice_of(clip_id: str) -> str:
     """ "slt-000123" is slt, and "june-path/to-prompt-0.88" is june played slowly."""
     speaker, *_, last = clip_id.split("-")
     return f"{speaker}-{last}" if "." in last else speaker
-
-
-def speaker_vectors(codec: Codec, recordings: Source, ids: list[str]) -> list[np.ndarray]:
-    """What the codec measures of who speaks in each of these clips, for networks that are told."""
-    rate = codec.contract.sample_rate
-
-    def measure(clip_id: str) -> np.ndarray:
-        clip = recordings.audio[clip_id]
-        return codec.speaker_embedding(torchaudio.functional.resample(torch.from_numpy(clip.audio), clip.sample_rate, rate).numpy())
-
-    return each(measure, ids)
 
 
 def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) -> tuple[torch.nn.Module, list[dict]]:
