@@ -341,10 +341,10 @@ def test_the_stages_tokenise_and_train_it(family, tmp_path, monkeypatch):
     """As DVC starts them, on noises: prompts and the voice's reference reach the training, and it learns."""
     toy_cosyvoice.workplace(tmp_path)
     (tmp_path / "data/cosyvoice3").rename(tmp_path / "data/chatterbox")
-    toy.folder(tmp_path / "weights", speaker_embed_size=192)  # beside the codec that is there
+    toy.folder(tmp_path / "weights", speaker_embed_size=160)  # beside the codec that is there
     params = yaml.safe_load((tmp_path / "params.yaml").read_text()) | {"models": ["chatterbox"]}
     tiny = params["chatterbox"]["tiny"] | {"weights": "weights"}
-    tiny["train"] |= {"epochs": 2, "save_every_n_epochs": 2, "batch_frames": 60, "rank": 2, "alpha": 4, "warmup": 2}
+    tiny["train"] |= {"epochs": 2, "save_every_n_epochs": 2, "batch_frames": 60, "rank": 2, "alpha": 4, "warmup": 2, "lr": 1e-2}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | {"chatterbox": {"tiny": tiny}}))
     monkeypatch.chdir(tmp_path)
     tokenise.main(["--model", "chatterbox"])

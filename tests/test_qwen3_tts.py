@@ -146,7 +146,7 @@ def test_prompt_and_frames_have_upstreams_layout(family, folder):
     """Both channels by hand, for a text of two tokens and three frames (facts of finetuning/dataset.py)."""
     network, row = family.network(folder), replace(qwen3_toy.examples()[0], text="Hi")
     ids, batch = network.ids, family.batch(network, [row])
-    h, i = (network.prompt.tokenizer.token_to_id(letter) for letter in "hi")
+    h, i = (network.prompt.tokenizer.token_to_id(phone) for phone in ("hh", "ay"))
     pad, role = ids.tts_pad, network.prompt.role
     assert network.prompt.tokenizer.decode(role, skip_special_tokens=False) == "<|im_start|> assistant\n"
     assert batch["text"][0].tolist() == [*role, pad, pad, pad, pad, ids.tts_bos, h, i, ids.tts_eos, pad, pad, pad, pad]
