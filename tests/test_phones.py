@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is 
 
 def said(text: str) -> list[str]:
     tokenizer = phone_tokenizer(["[STOP]"])
-    return [tokenizer.id_to_token(token) for token in ids_of(tokenizer, text)]
+    return [str(tokenizer.id_to_token(token)) for token in ids_of(tokenizer, text)]
 
 
 def test_words_numbers_and_keys_are_read_as_they_are_said():
