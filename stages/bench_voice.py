@@ -27,7 +27,7 @@ from models.parts.errors import UserError
 from models.parts.family import Codec, Family, Sampling, Voice
 from stages.bases.debian import DOWNLOADS
 from stages.bases.sentences import clause, example_sentences, stream
-from stages.bases.voices import PITCH, SAMPLE_RATE, read_aloud
+from stages.bases.voices import FLITE, PITCH, SAMPLE_RATE, read_aloud
 from stages.common.asr import resampled
 from stages.common.cli import run
 from stages.common.files import read_json, read_jsonl
@@ -42,7 +42,7 @@ from stages.common.tokens import read_voice
 from stages.common.verdict import score
 
 SENTENCES = 32      # that a base reads
-SYNTHETIC = "rms"   # flite's voice that the bases heard most of
+SYNTHETIC = max(FLITE, key=FLITE.__getitem__)   # the voice that the bases heard most of
 Heard = tuple[str, np.ndarray, int]  # text, audio, sample rate
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer for toys: it spells, so that no test of a network needs flite."""
+"""A tokenizer that spells, for toys whose weights and ids are made by hand: one token a letter, and no flite."""
 
 from __future__ import annotations
 

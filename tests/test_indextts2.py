@@ -66,8 +66,8 @@ def test_training_scores_the_decisions_that_generation_makes(family, folder):
 
 def test_the_speech_loss_is_the_mean_of_those_decisions(family, folder, rows):
     network = family.network(folder)
-    (take,) = family.generate(network, TEXTS[:1], VOICE, FREE, SEEDS[:1], [60])
-    assert take.finish == "stop" and len(take.codes) > 1
+    (take,) = family.generate(network, TEXTS[:1], VOICE, FREE, SEEDS[1:2], [60])
+    assert take.finish == "stop" and len(take.codes) > 3
     condition, emotion = VOICE.speaker_embedding[160:-32].reshape(4, 32), VOICE.speaker_embedding[-32:]
     ids = np.array(network.text_ids(TEXTS[0])[1:-1], np.int32)
     row = replace(rows[0], text=TEXTS[0], text_ids=ids, codes=take.codes, condition=condition, emotion=emotion)
