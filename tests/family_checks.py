@@ -16,6 +16,20 @@ from models.parts.family import AdaptSettings, Example, Family, Generation, Samp
 from stages.common import selfcheck
 
 
+def toy_fixtures(kind: type[Family], write: Callable[[Path], Path]) -> tuple[Any, Any]:
+    """The fixtures `family` and `folder` of a test file: `write` makes a toy's weights folder, once for the file."""
+
+    @pytest.fixture(scope="module")
+    def family() -> Family:
+        return kind()
+
+    @pytest.fixture(scope="module")
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write(tmp_path_factory.mktemp("toy"))
+
+    return family, folder
+
+
 def trained_a_little(
     family: Family, network: torch.nn.Module, settings: AdaptSettings, rows: Sequence[Example], lr: float
 ) -> torch.nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    toy_fixtures,
 )
 from tests.toy_chatterbox import loss
 
@@ -32,16 +32,7 @@ SEEDS = [1, 2, 3]
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 GUIDED = replace(FREE, guidance=0.7)
 CONTRACT = Contract("toy", "", 16000, 25.0, 1, (toy.CODES,))
-
-
-@pytest.fixture(scope="module")
-def family() -> Chatterbox:
-    return Chatterbox()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return toy.folder(tmp_path_factory.mktemp("chatterbox"))
+family, folder = toy_fixtures(Chatterbox, toy.folder)
 
 
 @pytest.fixture

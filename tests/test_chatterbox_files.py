@@ -33,20 +33,11 @@ from stages.common.tokens import read_contract, read_voice, write_contract
 from tests import toy_chatterbox as toy
 from tests import toy_cosyvoice
 from tests.characters import character_tokenizer
-from tests.family_checks import trained_a_little
+from tests.family_checks import toy_fixtures, trained_a_little
 from tests.toy_chatterbox import LORA, SFT, loss
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def family() -> Chatterbox:
-    return Chatterbox()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return toy.folder(tmp_path_factory.mktemp("chatterbox"))
+family, folder = toy_fixtures(Chatterbox, toy.folder)
 
 
 @pytest.fixture

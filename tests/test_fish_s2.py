@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +17,13 @@ from models.fish_s2.network import FishNetwork
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Contract, Sampling, Voice
 from stages.common import selfcheck
-from tests import fish_toy
+from tests import toy_fish_s2 as toy
 from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_changed_weights_are_refused,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    toy_fixtures,
     trained_a_little,
 )
 
@@ -33,22 +33,13 @@ LIMITS = [40, 25, 5]
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("attention", "mlp"))
 SFT = AdaptSettings("sft")
-CONTRACT = Contract("toy", "", 44100, 21.53, fish_toy.CODEBOOKS, (fish_toy.SEMANTIC, *[fish_toy.RESIDUAL] * 3))
-
-
-@pytest.fixture(scope="module")
-def family() -> FishS2:
-    return FishS2()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return fish_toy.folder(tmp_path_factory.mktemp("fish_s2"))
+CONTRACT = Contract("toy", "", 44100, 21.53, toy.CODEBOOKS, (toy.SEMANTIC, *[toy.RESIDUAL] * 3))
+family, folder = toy_fixtures(FishS2, toy.folder)
 
 
 def loss(family: FishS2, network: torch.nn.Module, rows=None) -> float:
     with torch.no_grad():
-        return float(family.loss(network, family.batch(network, rows or fish_toy.examples())).total)
+        return float(family.loss(network, family.batch(network, rows or toy.examples())).total)
 
 
 # --- one alignment rule -------------------------------------------------------------------------------------------
@@ -62,7 +53,7 @@ def test_training_scores_the_decisions_that_generation_makes(family, folder, sam
     if sampling is FREE:
         assert {take.finish for take in takes} == {"stop", "length"}  # both ends are covered
     for text, take in zip(TEXTS, takes, strict=True):
-        assert len(take.logprobs) == len(take.codes) * fish_toy.CODEBOOKS + (take.finish == "stop")
+        assert len(take.logprobs) == len(take.codes) * toy.CODEBOOKS + (take.finish == "stop")
         np.testing.assert_allclose(family.decision_logprobs(network, text, NOBODY, take), take.logprobs, atol=1e-4)
 
 
@@ -70,9 +61,9 @@ def test_the_loss_is_the_mean_of_those_decisions(family, folder):
     network = family.network(folder)
     (take,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [1], [40])
     assert take.finish == "stop" and len(take.codes) > 3
-    row = replace(fish_toy.examples()[0], text=TEXTS[0], codes=take.codes)
+    row = replace(toy.examples()[0], text=TEXTS[0], codes=take.codes)
     result = family.loss(network, family.batch(network, [row]))
-    frames, stop = take.logprobs[:-1].reshape(-1, fish_toy.CODEBOOKS), take.logprobs[-1]
+    frames, stop = take.logprobs[:-1].reshape(-1, toy.CODEBOOKS), take.logprobs[-1]
     assert result.parts["slow"] == pytest.approx(-np.append(frames[:, 0], stop).mean(), abs=1e-5)
     assert result.parts["fast"] == pytest.approx(-frames[:, 1:].mean(), abs=1e-5)
     assert result.labels == len(take.logprobs)
@@ -91,7 +82,7 @@ def test_a_take_that_stops_at_once_is_scored_too(family, folder):
             torch.tensor([network.prompt(TEXTS[0])]), torch.zeros(1, len(network.prompt(TEXTS[0])), 4, dtype=torch.long)
         )[0, -1]
     (take,) = family.generate(network, TEXTS[:1], NOBODY, Sampling(), [1], [9])
-    assert take.codes.shape == (0, fish_toy.CODEBOOKS) and take.finish == "stop"
+    assert take.codes.shape == (0, toy.CODEBOOKS) and take.finish == "stop"
     np.testing.assert_allclose(family.decision_logprobs(network, TEXTS[0], NOBODY, take), take.logprobs, atol=1e-4)
 
 
@@ -106,7 +97,7 @@ def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
 
 
 def test_padding_changes_no_decision(family, folder):
-    network, rows = family.network(folder), fish_toy.examples()
+    network, rows = family.network(folder), toy.examples()
     together = decisions(network, family.batch(network, rows))
     alone = [decisions(network, family.batch(network, [row])) for row in rows]
     for batched, single in zip(together, zip(*alone, strict=True), strict=True):
@@ -117,7 +108,7 @@ def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
     network = family.network(folder).train()
     (take,) = family.generate(network, TEXTS[:1], NOBODY, Sampling(3.0, 0, 1.0), [1], [30])
     assert network.training
-    assert take.codes.dtype == np.int32 and take.codes.min() >= 0 and take.codes.max() < fish_toy.SEMANTIC
+    assert take.codes.dtype == np.int32 and take.codes.min() >= 0 and take.codes.max() < toy.SEMANTIC
 
 
 # --- adapters -----------------------------------------------------------------------------------------------------
@@ -126,13 +117,13 @@ def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
 @pytest.mark.parametrize("settings", [LORA, SFT])
 def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, settings):
     network = family.network(folder)
-    wrapped = selfcheck.same_after_wrapping(family, network, settings, family.batch(network, fish_toy.examples()))
+    wrapped = selfcheck.same_after_wrapping(family, network, settings, family.batch(network, toy.examples()))
     assert any(p.requires_grad for p in wrapped.parameters())
 
 
 @pytest.mark.parametrize("settings", [LORA, SFT, replace(LORA, targets=("fast_attention", "fast_mlp", "fast_output"))])
 def test_merged_weights_equal_base_and_adapter(family, folder, settings):
-    adapted = trained_a_little(family, family.network(folder), settings, fish_toy.examples(), 0.02)
+    adapted = trained_a_little(family, family.network(folder), settings, toy.examples(), 0.02)
     state = family.adapter_state(adapted, settings)
     base, tuned = loss(family, family.network(folder)), loss(family, adapted)
     assert base - tuned > 1e-2
@@ -176,7 +167,7 @@ def test_an_adapter_of_other_targets_is_refused(family, folder):
 
 def test_an_utterance_without_frames_is_named(family, folder):
     with pytest.raises(UserError, match="utterance utt-0: no frames"):
-        family.batch(family.network(folder), [replace(fish_toy.examples()[0], codes=np.zeros((0, 4), np.int32))])
+        family.batch(family.network(folder), [replace(toy.examples()[0], codes=np.zeros((0, 4), np.int32))])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +181,7 @@ def test_an_utterance_without_frames_is_named(family, folder):
 )
 def test_codes_that_do_not_fit_the_network_are_refused(family, folder, codes, message):
     with pytest.raises(UserError, match=message):
-        family.batch(family.network(folder), [replace(fish_toy.examples()[0], codes=codes)])
+        family.batch(family.network(folder), [replace(toy.examples()[0], codes=codes)])
 
 
 @pytest.mark.parametrize(
@@ -204,7 +195,7 @@ def test_a_text_that_would_break_the_template_is_refused(family, folder, text, m
 
 def test_a_batch_without_labels_stops_the_run(family, folder):
     network = family.network(folder)
-    assert_a_batch_without_labels_stops_the_run(family, network, fish_toy.examples())
+    assert_a_batch_without_labels_stops_the_run(family, network, toy.examples())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +212,7 @@ def test_head_and_codec_must_fit(family, folder, changes, message):
 
 def test_embedding_rows_must_cover_the_tokenizer(family):
     with pytest.raises(UserError, match="60 embedding rows, but the last token is"):
-        family.check_shapes(fish_toy.network(vocab_size=60), CONTRACT)
+        family.check_shapes(toy.network(vocab_size=60), CONTRACT)
 
 
 # --- structure --------------------------------------------------------------------------------------------------------
@@ -230,7 +221,7 @@ def test_embedding_rows_must_cover_the_tokenizer(family):
 def test_the_slow_transformer_computes_upstreams_formulas(family, folder):
     """By hand: query, key and value in one matrix, normed, RoPE on neighbouring pairs, grouped heads, SwiGLU."""
     network = family.network(folder)
-    config, batch = network.config, family.batch(network, fish_toy.examples(1))
+    config, batch = network.config, family.batch(network, toy.examples(1))
     weights = {key: value.double().numpy() for key, value in network.state_dict().items()}
     x = network.embed(batch["tokens"], batch["codes"])[0].detach().double().numpy()
     half = config.head_dim // 2
@@ -305,7 +296,7 @@ def test_weights_load_strictly(family, folder, tmp_path, change, message):
 
 
 def test_a_configuration_and_a_tokenizer_of_two_networks_are_refused(family, tmp_path):
-    fish_toy.folder(tmp_path, vocab_size=90)
+    toy.folder(tmp_path, vocab_size=90)
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"semantic_begin_id": 4, "semantic_end_id": 27}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -314,7 +305,7 @@ def test_a_configuration_and_a_tokenizer_of_two_networks_are_refused(family, tmp
 
 
 def test_an_older_fish_network_is_refused(family, tmp_path):
-    fish_toy.folder(tmp_path)
+    toy.folder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"norm_fastlayer_input": False}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="norm_fastlayer_input is false"):
@@ -327,10 +318,10 @@ def test_an_older_fish_network_is_refused(family, tmp_path):
 def test_defect_1_codebook_scaling_is_the_same_in_training(family, folder):
     """Without the division by sqrt(codebooks + 1) in training, its logits are off at every frame."""
     network = family.network(folder)
-    row = fish_toy.examples()[1]
+    row = toy.examples()[1]
     batch = family.batch(network, [row])
     first = len(network.prompt(row.text))
-    weight = network.codebook_embeddings.weight.view(fish_toy.CODEBOOKS, fish_toy.SEMANTIC, -1)
+    weight = network.codebook_embeddings.weight.view(toy.CODEBOOKS, toy.SEMANTIC, -1)
     summed = network.embeddings.weight[batch["tokens"][0, first]] + sum(weight[k, row.codes[0, k]] for k in range(4))
     embedded = network.embed(batch["tokens"], batch["codes"])[0]
     torch.testing.assert_close(embedded[first], summed / 5**0.5)
@@ -346,11 +337,11 @@ def test_defect_3_gradient_checkpointing_reaches_every_adapter(family):
     """Reentrant checkpointing gave none to the slow transformer's adapters. The gradients equal those without it."""
     gradients = []
     for checkpointing in (False, True):
-        network = family.adapt(fish_toy.network(use_gradient_checkpointing=checkpointing), LORA)
+        network = family.adapt(toy.network(use_gradient_checkpointing=checkpointing), LORA)
         for name, parameter in network.named_parameters():
             if "lora_" in name:
                 parameter.data = 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
-        family.loss(network.train(), family.batch(network, fish_toy.examples())).total.backward()
+        family.loss(network.train(), family.batch(network, toy.examples())).total.backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.requires_grad})
     plain, checkpointed = gradients
     assert len(plain) == 2 * 5 * 4  # A and B of five layers in each of 2 + 2 blocks
@@ -361,7 +352,7 @@ def test_defect_3_gradient_checkpointing_reaches_every_adapter(family):
 
 def test_defect_4_training_and_generation_share_the_inference_template(family, folder):
     network = family.network(folder)
-    row = fish_toy.examples()[0]
+    row = toy.examples()[0]
     tokens = family.batch(network, [row])["tokens"][0]
     before = tokens[: len(tokens) - len(row.codes)].tolist()
     assert before == network.prompt(row.text)
@@ -391,6 +382,6 @@ def test_defect_6_adapted_layers_keep_the_pretrained_weights(family, folder):
 def test_defect_validation_does_not_merge_the_adapter_into_the_base(family, folder):
     """loralib's eval() and train() add and subtract the adapter, which does not restore the weights exactly."""
     base = family.network(folder).state_dict()
-    trained = trained_a_little(family, family.network(folder), LORA, fish_toy.examples(), 0.02).state_dict()
+    trained = trained_a_little(family, family.network(folder), LORA, toy.examples(), 0.02).state_dict()
     for key, value in base.items():
         torch.testing.assert_close(trained[key], value, rtol=0, atol=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,30 +15,22 @@ from models.indextts2.dataset import Heard, pairs
 from models.parts.errors import UserError
 from models.parts.family import Example, Generation, Sampling
 from stages import train
-from tests import indextts2_toy as toy
+from tests import toy_indextts2 as toy
 from tests.family_checks import (
     assert_changed_weights_are_refused,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    toy_fixtures,
     trained_a_little,
 )
-from tests.indextts2_toy import LORA, SFT, noise
+from tests.toy_indextts2 import LORA, SFT, noise
 
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 LIMITS = [60, 25, 5]
 SEEDS = [2, 9, 4]
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 VOICE = toy.voice()
-
-
-@pytest.fixture(scope="module")
-def family() -> IndexTTS2:
-    return IndexTTS2()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return toy.folder(tmp_path_factory.mktemp("indextts2"))
+family, folder = toy_fixtures(IndexTTS2, toy.folder)
 
 
 @pytest.fixture(scope="module")

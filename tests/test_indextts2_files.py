@@ -25,24 +25,15 @@ from stages.common.files import write_jsonl
 from stages.common.shards import Clip, write_shards
 from stages.common.speaking import Reader, Script
 from stages.common.tokens import read_voice
-from tests import indextts2_toy as toy
-from tests.family_checks import assert_a_batch_without_labels_stops_the_run, trained_a_little
-from tests.indextts2_toy import LORA, SFT, loss, noise
+from tests import toy_indextts2 as toy
+from tests.family_checks import assert_a_batch_without_labels_stops_the_run, toy_fixtures, trained_a_little
+from tests.toy_indextts2 import LORA, SFT, loss, noise
 
 ROOT = Path(__file__).parents[1]
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 CONTRACT = Contract("toy", "", 24000, 50.0, 1, (toy.CODES,))
 VOICE = toy.voice()
-
-
-@pytest.fixture(scope="module")
-def family() -> IndexTTS2:
-    return IndexTTS2()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return toy.folder(tmp_path_factory.mktemp("indextts2"))
+family, folder = toy_fixtures(IndexTTS2, toy.folder)
 
 
 @pytest.fixture(scope="module")

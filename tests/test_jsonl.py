@@ -15,8 +15,8 @@ from safetensors.numpy import save_file as save_arrays
 from models.parts.errors import UserError
 from models.parts.family import Example
 from models.qwen3_tts import dataset
-from tests import qwen3_toy
-from tests.qwen3_toy import CODEBOOKS
+from tests import toy_qwen3_tts
+from tests.toy_qwen3_tts import CODEBOOKS
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 frames = st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=3, max_size=3), min_size=1, max_size=9)
@@ -44,7 +44,7 @@ def test_jsonl_reads_back_exactly_and_is_the_same_bytes_again(tmp_path_factory, 
 
 
 def test_rows_have_the_keys_that_upstream_reads(tmp_path):
-    dataset.write(qwen3_toy.examples(), tmp_path)
+    dataset.write(toy_qwen3_tts.examples(), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
     assert all({"audio", "text", "ref_audio", "audio_codes"} <= row.keys() for row in rows)
     assert np.array(rows[1]["audio_codes"]).shape == (5, CODEBOOKS)
@@ -96,14 +96,14 @@ def vectors(*shape: int) -> Any:
     ],
 )
 def test_a_damaged_set_is_named(tmp_path, damage, message):
-    dataset.write(qwen3_toy.examples(), tmp_path)
+    dataset.write(toy_qwen3_tts.examples(), tmp_path)
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
         dataset.read(tmp_path)
 
 
 def test_an_utterance_without_frames_writes_nothing(tmp_path):
-    rows = [*qwen3_toy.examples(1), replace(qwen3_toy.examples()[1], codes=np.zeros((0, CODEBOOKS), np.int32))]
+    rows = [*toy_qwen3_tts.examples(1), replace(toy_qwen3_tts.examples()[1], codes=np.zeros((0, CODEBOOKS), np.int32))]
     with pytest.raises(UserError, match="utterance utt-1: no frames"):
         dataset.write(rows, tmp_path / "set")
     assert not (tmp_path / "set").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,19 @@ from models.qwen3_tts.generation import MIN_FRAMES, _frame
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING
 from stages import tokenise
-from tests import qwen3_toy
-from tests.family_checks import assert_second_shift_is_caught, assert_takes_are_the_same_alone, trained_a_little
-from tests.qwen3_toy import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, VOICE, loss
+from tests import toy_qwen3_tts as toy
+from tests.family_checks import (
+    assert_second_shift_is_caught,
+    assert_takes_are_the_same_alone,
+    toy_fixtures,
+    trained_a_little,
+)
+from tests.toy_qwen3_tts import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, VOICE, loss
 
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 LIMITS = [40, 25, 5]
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
-
-
-@pytest.fixture(scope="module")
-def family() -> Qwen3TTS:
-    return Qwen3TTS()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return qwen3_toy.folder(tmp_path_factory.mktemp("qwen3_tts"))
+family, folder = toy_fixtures(Qwen3TTS, toy.folder)
 
 
 # --- one alignment rule -------------------------------------------------------------------------------------------
@@ -74,7 +69,7 @@ def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
 
 
 def test_a_take_that_wants_to_stop_at_once_has_two_frames(family):
-    network = qwen3_toy.network()
+    network = toy.network()
     words, first = network.prompt(TEXTS[0])
     codec = torch.full((1, len(words), CODEBOOKS), NOTHING)
     codec[0, :, 0] = torch.tensor(first)
@@ -100,7 +95,7 @@ def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
 
 
 def test_padding_changes_no_decision(family, folder):
-    network, rows = family.network(folder), qwen3_toy.examples()
+    network, rows = family.network(folder), toy.examples()
     together = decisions(network, family.batch(network, rows))
     alone = [decisions(network, family.batch(network, [row])) for row in rows]
     for batched, single in zip(together, zip(*alone, strict=True), strict=True):
@@ -119,7 +114,7 @@ def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
 
 def test_a_code_that_was_used_is_less_likely_but_scored_as_it_is(family):
     """Upstream's repetition penalty of 1.05: 1.00 falls behind 0.97."""
-    network, hidden, used = qwen3_toy.network(), torch.eye(32)[:1], torch.zeros(1, FIRST + 1, dtype=torch.bool)
+    network, hidden, used = toy.network(), torch.eye(32)[:1], torch.zeros(1, FIRST + 1, dtype=torch.bool)
     with torch.no_grad():
         network.talker.codec_head.weight.zero_()
         network.talker.codec_head.weight[[3, 5], 0] = torch.tensor([1.0, 0.97])
@@ -132,7 +127,7 @@ def test_a_code_that_was_used_is_less_likely_but_scored_as_it_is(family):
 
 
 def test_logits_are_made_only_where_there_are_labels(family, folder):
-    network, rows = family.network(folder), qwen3_toy.examples()
+    network, rows = family.network(folder), toy.examples()
     first, codes, rest, residual = decisions(network, family.batch(network, rows))
     frames = sum(len(row.codes) for row in rows)
     assert first.shape == (frames + len(rows), FIRST + 1) and codes.shape == first.shape[:1]
@@ -144,7 +139,7 @@ def test_logits_are_made_only_where_there_are_labels(family, folder):
 
 def test_prompt_and_frames_have_upstreams_layout(family, folder):
     """Both channels by hand, for a text of two tokens and three frames (facts of finetuning/dataset.py)."""
-    network, row = family.network(folder), replace(qwen3_toy.examples()[0], text="Hi")
+    network, row = family.network(folder), replace(toy.examples()[0], text="Hi")
     ids, batch = network.ids, family.batch(network, [row])
     h, i = (network.prompt.tokenizer.token_to_id(phone) for phone in ("hh", "ay"))
     pad, role = ids.tts_pad, network.prompt.role
@@ -159,7 +154,7 @@ def test_prompt_and_frames_have_upstreams_layout(family, folder):
 
 def test_the_speakers_vector_in_row_3000_says_the_same(family):
     """Upstream's inference of a fine-tune reads the vector from the codec embedding: the same sequence comes in."""
-    network, row = qwen3_toy.network(), qwen3_toy.examples()[0]
+    network, row = toy.network(), toy.examples()[0]
     batch = family.batch(network, [row])
     measured = network.embed(batch["text"], batch["codec"], batch["speaker"])
     with torch.no_grad():
@@ -174,7 +169,7 @@ def test_the_speakers_vector_in_row_3000_says_the_same(family):
 def test_both_transformers_compute_upstreams_formulas(family, folder):
     """By hand: norms of query and key, rotary positions in three interleaved sections, grouped heads, SwiGLU."""
     network = family.network(folder)
-    batch = family.batch(network, qwen3_toy.examples(1))
+    batch = family.batch(network, toy.examples(1))
     x = network.embed(batch["text"], batch["codec"], batch["speaker"])[0].detach()
     for trunk, sections in ((network.talker.model, (2, 1, 1)), (network.talker.code_predictor.model, ())):
         inputs = x[:, : trunk.config.hidden_size]
@@ -184,8 +179,8 @@ def test_both_transformers_compute_upstreams_formulas(family, folder):
 
 def by_hand(trunk: Any, x: np.ndarray, sections: tuple[int, ...]) -> np.ndarray:
     weights = {key: value.double().numpy() for key, value in trunk.state_dict().items()}
-    heads, groups, half = qwen3_toy.BLOCK["num_attention_heads"], qwen3_toy.BLOCK["num_key_value_heads"], 4
-    inverse = qwen3_toy.BLOCK["rope_theta"] ** (-np.arange(half) / half)
+    heads, groups, half = toy.BLOCK["num_attention_heads"], toy.BLOCK["num_key_value_heads"], 4
+    inverse = toy.BLOCK["rope_theta"] ** (-np.arange(half) / half)
     axes = np.outer(np.arange(len(x)), inverse)[None].repeat(3, 0)  # time, height, width: all the same position
     angles = axes[0].copy()
     for axis in (1, 2) if sections else ():
@@ -235,7 +230,7 @@ def states(network: Qwen3TTSNetwork, row: Example) -> tuple[torch.Tensor, int]:
 
 def test_defect_1_the_talkers_labels_are_shifted_once(family, folder):
     """Upstream scored label j + 2 from state j: speech got faster with every epoch."""
-    network, row = family.network(folder), qwen3_toy.examples()[2]
+    network, row = family.network(folder), toy.examples()[2]
     hidden, bos = states(network, row)
     weight = network.talker.codec_head.weight
     logits = hidden[bos:] @ torch.cat([weight[:FIRST], weight[[network.ids.eos]]]).T
@@ -248,7 +243,7 @@ def test_defect_1_the_talkers_labels_are_shifted_once(family, folder):
 
 def test_defect_2_head_i_learns_codebook_i_plus_1_and_none_is_left_out(family, folder):
     """Upstream's head i learned codebook i + 2, and the last codebook was never trained."""
-    network, row = family.network(folder), qwen3_toy.examples()[2]
+    network, row = family.network(folder), toy.examples()[2]
     hidden, bos = states(network, row)
     predictor = network.talker.code_predictor
     aligned, shifted = [], []
@@ -268,7 +263,7 @@ def test_defect_2_head_i_learns_codebook_i_plus_1_and_none_is_left_out(family, f
 
 def test_defect_3_the_predictor_starts_from_a_state_that_has_not_read_its_frame(family, folder):
     """Upstream took the state of the frame itself: all sixteen codes stood in its input."""
-    network, row = family.network(folder), qwen3_toy.examples()[2]
+    network, row = family.network(folder), toy.examples()[2]
     changed = replace(row, codes=row.codes.copy())
     changed.codes[3, 1:] = (changed.codes[3, 1:] + 5) % RESIDUAL  # what codebook 1 … of frame 3 must not know
     before, after = (decisions(network, family.batch(network, [one]))[2] for one in (row, changed))
@@ -281,10 +276,10 @@ def test_defect_3_the_predictor_starts_from_a_state_that_has_not_read_its_frame(
 def test_defect_4_text_goes_through_its_projection(family, width):
     """Upstream's training left it out: a crash where the widths differ, wrong embeddings where they do not. Its biases
     reach every position that has text, and none that has not: each has, so that no mask is needed after it."""
-    network = qwen3_toy.network(text_hidden_size=width)
+    network = toy.network(text_hidden_size=width)
     with torch.no_grad():
         network.talker.text_projection.linear_fc2.bias.fill_(0.5)
-    row, talker = qwen3_toy.examples()[1], network.talker
+    row, talker = toy.examples()[1], network.talker
     batch = family.batch(network, [row])
     embedded = network.embed(batch["text"], batch["codec"], batch["speaker"])[0]
     weights, last = talker.text_projection, batch["text"].shape[1] - 1
@@ -302,7 +297,7 @@ def test_defect_4_text_goes_through_its_projection(family, width):
 def test_defect_5_a_speaker_is_not_whoever_came_first(family, folder):
     """Upstream's row 3000 is the vector of the first item of the first batch. Here each utterance has its own, and the
     voice that is generated with is the mean over clips, in whatever order they come."""
-    network, rows = family.network(folder), qwen3_toy.examples()
+    network, rows = family.network(folder), toy.examples()
     forward, backward = family.batch(network, rows), family.batch(network, rows[::-1])
     torch.testing.assert_close(forward["speaker"], backward["speaker"].flip(0), rtol=0, atol=0)
     np.testing.assert_array_equal(forward["speaker"].numpy(), np.stack([row.speaker_embedding for row in rows]))
@@ -313,15 +308,15 @@ def test_defect_5_a_speaker_is_not_whoever_came_first(family, folder):
 
 
 def test_the_speaker_vector_reaches_every_decision(family, folder):
-    network, row = family.network(folder), qwen3_toy.examples()[0]
-    other = replace(row, speaker_embedding=qwen3_toy.vector(99))
+    network, row = family.network(folder), toy.examples()[0]
+    other = replace(row, speaker_embedding=toy.vector(99))
     assert abs(loss(family, network, [row]) - loss(family, network, [other])) > 1e-3
 
 
 @pytest.mark.parametrize("adapt", [LORA, SFT])
 def test_defect_6_a_checkpoint_keeps_the_speaker_encoder(family, folder, tmp_path, adapt):
     """Upstream drops every key that starts with speaker_encoder: nothing can be measured from such a folder."""
-    adapted = trained_a_little(family, family.network(folder), adapt, qwen3_toy.examples(), 0.02)
+    adapted = trained_a_little(family, family.network(folder), adapt, toy.examples(), 0.02)
     merged = family.merged(folder, family.adapter_state(adapted, adapt), adapt, 1.0)
     family.save(merged, tmp_path)
     again = family.network(tmp_path)
@@ -335,7 +330,7 @@ def test_defect_references_of_different_length_share_a_batch(family, folder):
     tone = 0.1 * np.sin(np.arange(48000) / 20).astype(np.float32)
     rows = [
         replace(row, speaker_embedding=voiceprint(analyse(tone[: 16000 * (n + 1)])))
-        for n, row in enumerate(qwen3_toy.examples())
+        for n, row in enumerate(toy.examples())
     ]
     network = family.network(folder)
     assert family.batch(network, rows)["speaker"].shape == (3, network.speaker_size)
@@ -345,4 +340,4 @@ def test_defect_config_is_written_so_that_it_reads_back(folder, tmp_path):
     """Upstream's own class writes fields into config.json that its constructor refuses."""
     network = Qwen3TTSNetwork.load(folder)
     network.save(tmp_path)
-    assert Qwen3TTSNetwork.load(tmp_path).config == network.config == qwen3_toy.network().config
+    assert Qwen3TTSNetwork.load(tmp_path).config == network.config == toy.network().config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,25 +15,17 @@ from models.qwen3_tts import Qwen3TTS
 from models.qwen3_tts.config import RELEASED
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from stages.common import selfcheck
-from tests import qwen3_toy
+from tests import toy_qwen3_tts as toy
 from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_changed_weights_are_refused,
+    toy_fixtures,
     trained_a_little,
 )
-from tests.qwen3_toy import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, TARGETS, VOICE, loss
+from tests.toy_qwen3_tts import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, TARGETS, VOICE, loss
 
 CONTRACT = Contract("toy", "", 24000, 12.5, CODEBOOKS, (FIRST, *[RESIDUAL] * (CODEBOOKS - 1)))
-
-
-@pytest.fixture(scope="module")
-def family() -> Qwen3TTS:
-    return Qwen3TTS()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return qwen3_toy.folder(tmp_path_factory.mktemp("qwen3_tts"))
+family, folder = toy_fixtures(Qwen3TTS, toy.folder)
 
 
 # --- adapters -----------------------------------------------------------------------------------------------------
@@ -43,13 +34,13 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("adapt", [LORA, SFT])
 def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, adapt):
     network = family.network(folder)
-    wrapped = selfcheck.same_after_wrapping(family, network, adapt, family.batch(network, qwen3_toy.examples()))
+    wrapped = selfcheck.same_after_wrapping(family, network, adapt, family.batch(network, toy.examples()))
     assert any(p.requires_grad for p in wrapped.parameters())
 
 
 @pytest.mark.parametrize("adapt", [LORA, SFT, replace(LORA, targets=("talker.o_proj", "code_predictor.down_proj"))])
 def test_merged_weights_equal_base_and_adapter(family, folder, adapt):
-    adapted = trained_a_little(family, family.network(folder), adapt, qwen3_toy.examples(), 0.02)
+    adapted = trained_a_little(family, family.network(folder), adapt, toy.examples(), 0.02)
     state = family.adapter_state(adapted, adapt)
     base, tuned = loss(family, family.network(folder)), loss(family, adapted)
     assert base - tuned > 1e-3
@@ -77,7 +68,7 @@ def test_targets_choose_talker_and_code_predictor_separately(family, folder):
 
 
 def test_full_fine_tuning_leaves_the_speaker_encoder_alone(family, folder):
-    network = trained_a_little(family, family.network(folder), SFT, qwen3_toy.examples(), 0.02)
+    network = trained_a_little(family, family.network(folder), SFT, toy.examples(), 0.02)
     base, tuned = family.network(folder).state_dict(), network.state_dict()
     same = {key for key in base if torch.equal(base[key], tuned[key])}
     assert same == {key for key in base if key.startswith("speaker_encoder.")}
@@ -117,7 +108,7 @@ def test_an_adapter_of_other_targets_is_refused(family, folder):
 )
 def test_an_utterance_that_does_not_fit_the_network_is_refused(family, folder, change, message):
     with pytest.raises(UserError, match=message):
-        family.batch(family.network(folder), [replace(qwen3_toy.examples()[0], **change)])
+        family.batch(family.network(folder), [replace(toy.examples()[0], **change)])
 
 
 def test_a_voice_without_its_vector_and_a_text_without_room_are_refused(family, folder):
@@ -130,7 +121,7 @@ def test_a_voice_without_its_vector_and_a_text_without_room_are_refused(family, 
 
 def test_a_batch_without_labels_stops_the_run(family, folder):
     network = family.network(folder)
-    assert_a_batch_without_labels_stops_the_run(family, network, qwen3_toy.examples())
+    assert_a_batch_without_labels_stops_the_run(family, network, toy.examples())
 
 
 def test_a_loss_that_is_no_number_stops_the_run(family, folder):
@@ -138,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_the_run(family, folder):
     with torch.no_grad():
         network.talker.text_projection.linear_fc1.weight[0, 0] = torch.nan
     with pytest.raises(UserError, match="the loss is nan"):
-        selfcheck.usable(family.loss(network, family.batch(network, qwen3_toy.examples())), "batch 1")
+        selfcheck.usable(family.loss(network, family.batch(network, toy.examples())), "batch 1")
 
 
 @pytest.mark.parametrize(
@@ -159,10 +150,10 @@ def test_head_and_codec_must_fit(family, folder, changes, message):
      ("text_vocab_size", 30, "30 text rows, but the last token is")],
 )
 def test_special_ids_must_fit_the_embeddings(family, field, value, message):
-    toy = qwen3_toy.network()
-    config = toy.config | {"talker_config": toy.config["talker_config"] | {field: value}}
+    made = toy.network()
+    config = made.config | {"talker_config": made.config["talker_config"] | {field: value}}
     with pytest.raises(UserError, match=message):
-        family.check_shapes(Qwen3TTSNetwork(config, toy.prompt.tokenizer), CONTRACT)
+        family.check_shapes(Qwen3TTSNetwork(config, made.prompt.tokenizer), CONTRACT)
 
 
 # --- weights ------------------------------------------------------------------------------------------------------
@@ -236,9 +227,8 @@ def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
     added = {str(len(letters) + n): {"content": token, "special": True} for n, token in enumerate(control)}
     tokenizer = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    toy = qwen3_toy.network()
     ids = {f"tts_{name}_token_id": len(letters) + 2 + n for n, name in enumerate(("pad", "bos", "eos"))}
-    config = toy.config | ids | {"assistant_token_id": 77091, "tts_model_size": "1b7"}
+    config = toy.network().config | ids | {"assistant_token_id": 77091, "tts_model_size": "1b7"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     network = family.network(tmp_path)
@@ -272,12 +262,12 @@ def test_a_configuration_without_a_field_and_a_folder_without_a_tokenizer_are_na
 def test_the_released_speaker_encoder_hears_and_its_vector_goes_in_as_it_is(family):
     small = {"enc_dim": 32, "mel_dim": 12, "enc_channels": [16, 16, 16, 32], "enc_kernel_sizes": [5, 3, 3, 1],
              "enc_dilations": [1, 2, 3, 1], "enc_attention_channels": 8, "enc_res2net_scale": 4, "enc_se_channels": 8}
-    network = qwen3_toy.network(speaker=small)
+    network = toy.network(speaker=small)
     mel = torch.randn(2, 40, 12, generator=torch.Generator().manual_seed(1))
     vectors = network.speaker_encoder(mel).detach()
     assert vectors.shape == (2, 32) and not torch.allclose(vectors[0], vectors[1])
     torch.testing.assert_close(network.speaker_encoder(mel[1:]).detach(), vectors[1:])
-    row = replace(qwen3_toy.examples()[0], speaker_embedding=vectors[0].numpy())
+    row = replace(toy.examples()[0], speaker_embedding=vectors[0].numpy())
     batch = family.batch(network, [row])
     at = batch["codec"][0, :, 0].tolist().index(network.ids.speaker)
     pad = network.talker.text_projection(network.talker.model.text_embedding(torch.tensor(network.ids.tts_pad)))

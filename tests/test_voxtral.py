@@ -18,11 +18,12 @@ from models.voxtral.config import RELEASED
 from models.voxtral.network import VoxtralNetwork
 from stages import resample, tokenise
 from stages.common import selfcheck
-from tests import voxtral_toy as toy
+from tests import toy_voxtral as toy
 from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    toy_fixtures,
     trained_a_little,
 )
 
@@ -36,16 +37,7 @@ LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj
 HEAD = replace(LORA, targets=("wq", "wk", "wv", "wo", "w1", "w2", "w3"))
 SFT = AdaptSettings("sft")
 CONTRACT = Contract("toy", "", 24000, 12.5, 37, (toy.SEMANTIC, *[toy.LEVELS] * toy.VALUES))
-
-
-@pytest.fixture(scope="module")
-def family() -> Voxtral:
-    return Voxtral()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return toy.folder(tmp_path_factory.mktemp("voxtral"))
+family, folder = toy_fixtures(Voxtral, toy.folder)
 
 
 def loss(family: Voxtral, network: torch.nn.Module, rows=None) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,17 +16,10 @@ from models.voxtral import Voxtral
 from models.voxtral.config import RELEASED
 from models.voxtral.network import VoxtralNetwork
 from models.voxtral.tekken import bytes_to_unicode, load_tekken
-from tests import voxtral_toy as toy
+from tests import toy_voxtral as toy
+from tests.family_checks import toy_fixtures
 
-
-@pytest.fixture(scope="module")
-def family() -> Voxtral:
-    return Voxtral()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return toy.folder(tmp_path_factory.mktemp("voxtral"))
+family, folder = toy_fixtures(Voxtral, toy.folder)
 
 
 def test_released_names_shapes_and_size():

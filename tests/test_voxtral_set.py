@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from models.parts.errors import UserError
 from models.parts.family import Example
 from models.voxtral import dataset
-from tests import voxtral_toy as toy
+from tests import toy_voxtral as toy
 
 UNICODE = st.text(st.characters(codec="utf-8"), max_size=30)
 

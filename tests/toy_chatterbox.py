@@ -36,7 +36,8 @@ def network(seed: int = 1, **changes: Any) -> T3:
     made = T3.new(replace(CONFIG, **changes), character_tokenizer([STOP, START]), seed)
     for name, parameter in made.named_parameters():
         if "norm" not in name and "pre_attention" not in name:
-            parameter.data.mul_(3 if "tfmr" in name or "cond_enc" in name else 12)
+            trunk, positions = "tfmr" in name or "cond_enc" in name, "pos_emb" in name  # positions start quiet
+            parameter.data.mul_(3 if trunk else 600 if positions else 12)
     return made.eval()
 
 

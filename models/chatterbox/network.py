@@ -25,6 +25,7 @@ from models.parts.weights import draw_weights, load_into, save_base
 
 EMOTION = 0.5        # upstream's neutral value
 PERCEIVER_HEADS, PERCEIVER_DROPOUT = 4, 0.2
+TOKENS, POSITIONS = 0.02, 0.02   # deviation of new embeddings; of positions beside them (upstream: 1 and 0.02)
 
 
 class PositionEmbeddings(nn.Module):
@@ -149,7 +150,9 @@ class T3(nn.Module):
     def new(cls, config: T3Config, tokenizer: Tokenizer, seed: int) -> T3:
         """A network to train from nothing, its weights by `seed`."""
         network, source = cls(config, tokenizer), torch.Generator().manual_seed(seed)
-        draw_weights(network, source)
+        draw_weights(network, source, TOKENS)
+        for table in (network.text_pos_emb, network.speech_pos_emb):
+            nn.init.normal_(table.emb.weight, std=POSITIONS * TOKENS, generator=source)
         query = network.cond_enc.perceiver.pre_attention_query
         bound = math.sqrt(3.0 / query.shape[1])  # upstream's
         nn.init.uniform_(query, -bound, bound, generator=source)

@@ -12,7 +12,7 @@ import torchaudio
 from models.parts import whisper
 from models.parts.family import Codec, Contract
 from models.parts.semantic import surroundings
-from models.parts.vocoder import RATE, Vocoder, analyse
+from models.parts.vocoder import RATE, Vocoder
 from models.parts.weights import load_into, read_config, sha256_of
 
 
@@ -42,18 +42,15 @@ class FlowCodec(Codec):
             vocabulary=tuple(self.config["codebooks"]),
         )
 
-    def features(self, wave: np.ndarray, frames: int) -> torch.Tensor:
-        """The speech encoder's output around each of `frames` tokens (frames, 4 × 384), of a wave at the tokeniser's rate."""
-        return torch.from_numpy(surroundings(whisper.features(self._resampled(wave, whisper.SAMPLE_RATE)), self.contract.token_rate, frames))
+    def heard(self, wave: np.ndarray) -> np.ndarray:
+        """A wave at the tokeniser's rate -> at 16 kHz, as the speech encoder and the vocoder both take it."""
+        resampled: np.ndarray = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, RATE).numpy()
+        return resampled
 
-    def analysis(self, wave: np.ndarray) -> np.ndarray:
-        """What the vocoder measures (n, 80), a frame every 10 ms, of a wave at the tokeniser's rate."""
-        return analyse(self._resampled(wave, RATE))
+    def features(self, heard: np.ndarray, frames: int) -> torch.Tensor:
+        """The speech encoder's output around each of `frames` tokens (frames, 4 × 384)."""
+        return torch.from_numpy(surroundings(whisper.features(heard), self.contract.token_rate, frames))
 
     def synthesise(self, codes: np.ndarray, prints: torch.Tensor, latents: torch.Tensor | None = None) -> np.ndarray:
         """One utterance: codes (T, K) -> a wave at the output rate."""
         return self.vocoder.synthesise(self.network.flow.decode(torch.from_numpy(codes).long(), prints, latents))
-
-    def _resampled(self, wave: np.ndarray, rate: int) -> np.ndarray:
-        resampled: np.ndarray = torchaudio.functional.resample(torch.from_numpy(wave), self.contract.sample_rate, rate).numpy()
-        return resampled

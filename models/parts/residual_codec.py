@@ -1,8 +1,8 @@
 """The small codec of paradigm B: a semantic codebook, then residual ones for what it does not say: voice, pitch, loudness.
 
-Codebook 0 is `SemanticQuantiser`. Each semantic entry has a mean patch of the vocoder's frames; what a frame's patch differs from it is
-quantised in stages (residual k-means after a PCA). The decoder is `Flow` on all codebooks, without a speaker vector:
-the language model has to write the voice.
+Codebook 0 is `SemanticQuantiser`. Each semantic entry has a mean patch of the vocoder's frames; what a frame's patch
+differs from it is quantised in stages (residual k-means after a PCA). The decoder is `Flow` on all codebooks, without a
+speaker vector: the language model has to write the voice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.parts.flow import Flow, FlowConfig
 from models.parts.flow_codec import FlowCodec
 from models.parts.scalars import residual_directions
 from models.parts.semantic import SemanticQuantiser, kmeans
-from models.parts.vocoder import BANDS
+from models.parts.vocoder import BANDS, analyse
 
 
 class ResidualQuantiser(torch.nn.Module):
@@ -85,14 +85,12 @@ class ResidualCodec(FlowCodec):
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = max(1, -(-len(wave) // self.config["frame"]))
-        semantic = self.network.quantiser(self.features(wave, frames))
-        residual = self.network.residual(self.patches(wave, frames), semantic)
+        heard = self.heard(wave)
+        semantic = self.network.quantiser(self.features(heard, frames))
+        patches = self.vocoder.frames(analyse(heard), frames * self.config["flow"]["patch"])  # silence fills the last one
+        residual = self.network.residual(patches.reshape(frames, -1), semantic)
         codes: np.ndarray = torch.cat([semantic[:, None], residual], 1).numpy().astype(np.int32)
         return codes
-
-    def patches(self, wave: np.ndarray, frames: int) -> torch.Tensor:
-        """(frames, patch × 80): the vocoder's frames of a wave, in which silence fills the last patch."""
-        return self.vocoder.frames(self.analysis(wave), frames * self.config["flow"]["patch"]).reshape(frames, -1)
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.float32)

@@ -15,6 +15,7 @@ from models.parts.family import Voice
 from models.parts.flow import Flow, FlowConfig
 from models.parts.flow_codec import FlowCodec
 from models.parts.semantic import SemanticQuantiser
+from models.parts.vocoder import analyse
 from models.parts.voiceprint import voiceprint
 
 
@@ -41,10 +42,11 @@ class SemanticCodec(FlowCodec):
 
     def around_tokens(self, wave: np.ndarray) -> torch.Tensor:
         """`features` of all tokens of a wave, the last one perhaps not full."""
-        return self.features(wave, max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate)))
+        tokens = max(1, -(-int(len(wave) * self.contract.token_rate) // self.contract.sample_rate))
+        return self.features(self.heard(wave), tokens)
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
-        return voiceprint(self.analysis(wave))
+        return voiceprint(analyse(self.heard(wave)))
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         prints = torch.from_numpy(voice.speaker_embedding)

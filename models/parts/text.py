@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -36,11 +37,16 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text. A tokenizer of phones gets it as it is pronounced; special tokens stay what they are."""
     if tokenizer.token_to_id(PAUSE) is not None:
-        special = [token.content for token in tokenizer.get_added_tokens_decoder().values()] if re.search(r"[<\[]", text) else []
-        parts = re.split(f"({'|'.join(map(re.escape, special))})", text) if special else [text]
-        text = " ".join(part if part in special else pronounced(part) for part in parts)
+        parts = _specials(tokenizer).split(text)  # every second one is a special token
+        text = " ".join(part if index % 2 else pronounced(part) for index, part in enumerate(parts))
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
+
+
+@lru_cache(maxsize=8)
+def _specials(tokenizer: Tokenizer) -> re.Pattern[str]:
+    tokens = [re.escape(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
+    return re.compile(f"({'|'.join(tokens) or '(?!)'})")  # without any, nothing fits
 
 
 def text_ids(tokenizer: Tokenizer, text: str, control: Collection[int]) -> list[int]:

@@ -8,6 +8,7 @@ Everything is at 16 kHz within: the recordings that the tiny decoders learn from
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,7 +25,7 @@ BANDS, VOICE, PITCH = ENVELOPE + 2, ENVELOPE, ENVELOPE + 1
 FLOOR = 1e-5                  # amplitudes below this are silence
 VOICED = 4.0                  # voice is this or 0, so that it varies as much as a band of the envelope does
 LOWEST, HIGHEST = 60.0, 400.0     # Hz
-TOP = 32.84                  # semitones above LOWEST: the highest pitch, HIGHEST
+TOP = 12 * math.log2(HIGHEST / LOWEST)   # semitones above LOWEST
 MIDDLE = 16.0                 # the pitch of a recording without a voice
 NOISE = -10.0                 # dB: aperiodicity of a voice
 SYNTHESIS = 5.0               # ms a frame, in synthesis

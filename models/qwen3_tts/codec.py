@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.parts.residual_codec import ResidualCodec
+from models.parts.vocoder import analyse
 from models.parts.voiceprint import voiceprint
 
 
@@ -13,4 +14,4 @@ class QwenCodec(ResidualCodec):
 
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
         """Float32 (160,): the voiceprint, which the network projects to its speaker position."""
-        return voiceprint(self.analysis(wave))
+        return voiceprint(analyse(self.heard(wave)))
