@@ -169,9 +169,13 @@ class VoxtralNetwork(nn.Module):
     # --- files ----------------------------------------------------------------------------------------------------
     @classmethod
     def new(cls, config: VoxtralConfig, tokenizer: Tokenizer, seed: int) -> VoxtralNetwork:
-        """A network to train from nothing, its weights drawn by `seed`."""
+        """A network to train from nothing, its weights drawn by `seed`.
+
+        A frame's acoustic values are together as loud as its semantic code, which they would drown otherwise.
+        """
         network = cls(config, tokenizer)
         draw_weights(network, torch.Generator().manual_seed(seed))
+        network.audio_embeddings.weight.data[config.codebook_rows[0] :] /= math.sqrt(config.n_acoustic_codebook)
         return network
 
     @classmethod
