@@ -30,6 +30,15 @@ def toy_fixtures(kind: type[Family], write: Callable[[Path], Path]) -> tuple[Any
     return family, folder
 
 
+def utterances(codes: Callable[[np.random.Generator, int], np.ndarray], count: int, seed: int) -> list[Example]:
+    """`count` utterances of unequal length; `codes(random, frames)` draws what one of them says."""
+    random = np.random.default_rng(seed)
+    return [
+        Example(f"utt-{index}", "Press one to go home."[: 5 + 5 * index], "toy", codes(random, 3 + 2 * index))
+        for index in range(count)
+    ]
+
+
 def trained_a_little(
     family: Family, network: torch.nn.Module, settings: AdaptSettings, rows: Sequence[Example], lr: float
 ) -> torch.nn.Module:

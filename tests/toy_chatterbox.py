@@ -11,7 +11,7 @@ import torch
 
 from models.chatterbox import Chatterbox
 from models.chatterbox.config import T3Config
-from models.chatterbox.network import T3
+from models.chatterbox.network import POSITIONS, T3
 from models.chatterbox.script import START, STOP
 from models.parts.family import AdaptSettings, Example, Voice
 from tests.characters import character_tokenizer
@@ -36,8 +36,9 @@ def network(seed: int = 1, **changes: Any) -> T3:
     made = T3.new(replace(CONFIG, **changes), character_tokenizer([STOP, START]), seed)
     for name, parameter in made.named_parameters():
         if "norm" not in name and "pre_attention" not in name:
-            trunk, positions = "tfmr" in name or "cond_enc" in name, "pos_emb" in name  # positions start quiet
-            parameter.data.mul_(3 if trunk else 600 if positions else 12)
+            parameter.data.mul_(3 if "tfmr" in name or "cond_enc" in name else 12)
+            if "pos_emb" in name:  # as loud as the tokens
+                parameter.data.div_(POSITIONS)
     return made.eval()
 
 

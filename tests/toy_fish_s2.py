@@ -12,6 +12,7 @@ from models.fish_s2.config import FishConfig
 from models.fish_s2.network import FishNetwork
 from models.parts.family import Example
 from tests.characters import character_tokenizer
+from tests.family_checks import utterances
 
 SEMANTIC, RESIDUAL, CODEBOOKS = 24, 16, 4
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|voice|>"]
@@ -41,10 +42,4 @@ def folder(path: Path, **changes: Any) -> Path:
 
 
 def examples(count: int = 3, seed: int = 5) -> list[Example]:
-    random = np.random.default_rng(seed)
-    made = []
-    for index in range(count):
-        frames = 3 + 2 * index
-        codes = random.integers(0, RESIDUAL, (frames, CODEBOOKS), np.int32)
-        made.append(Example(f"utt-{index}", "Press one to go home."[: 5 + 5 * index], "toy", codes))
-    return made
+    return utterances(lambda random, frames: random.integers(0, RESIDUAL, (frames, CODEBOOKS), np.int32), count, seed)

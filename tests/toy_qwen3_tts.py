@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from models.parts.family import AdaptSettings, Example, Voice
 from models.qwen3_tts import Qwen3TTS
 from models.qwen3_tts.network import Qwen3TTSNetwork
+from tests.family_checks import utterances
 
 FIRST, RESIDUAL, CODEBOOKS = 24, 16, 4
 BLOCK: dict[str, Any] = {
@@ -52,12 +54,8 @@ VOICE = Voice("toy", vector(7))
 
 
 def examples(count: int = 3, seed: int = 5) -> list[Example]:
-    random = np.random.default_rng(seed)
-    made = []
-    for index in range(count):
-        codes = random.integers(0, RESIDUAL, (3 + 2 * index, CODEBOOKS), np.int32)
-        made.append(Example(f"utt-{index}", "Press one to go home."[: 5 + 5 * index], "toy", codes, vector(index)))
-    return made
+    made = utterances(lambda random, frames: random.integers(0, RESIDUAL, (frames, CODEBOOKS), np.int32), count, seed)
+    return [replace(one, speaker_embedding=vector(index)) for index, one in enumerate(made)]
 
 
 def loss(family: Qwen3TTS, network: torch.nn.Module, rows: list[Example] | None = None) -> float:

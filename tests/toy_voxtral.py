@@ -17,6 +17,7 @@ from models.voxtral.config import FlowHeadConfig, VoxtralConfig
 from models.voxtral.network import VoxtralNetwork
 from models.voxtral.prompt import CONTROL
 from tests.characters import character_tokenizer
+from tests.family_checks import utterances
 
 SEMANTIC, LEVELS, VALUES = 24, 21, 36
 CONFIG = VoxtralConfig(
@@ -42,14 +43,11 @@ def folder(path: Path, **changes: Any) -> Path:
 
 
 def examples(count: int = 3, seed: int = 5) -> list[Example]:
-    random = np.random.default_rng(seed)
-    made = []
-    for index in range(count):
-        frames = 3 + 2 * index
+    def codes(random: np.random.Generator, frames: int) -> np.ndarray:
         semantic = random.integers(0, SEMANTIC, (frames, 1), np.int32)
-        codes = np.concatenate([semantic, random.integers(0, LEVELS, (frames, VALUES), np.int32)], 1)
-        made.append(Example(f"utt-{index}", "Press one to go home."[: 5 + 5 * index], "toy", codes))
-    return made
+        return np.concatenate([semantic, random.integers(0, LEVELS, (frames, VALUES), np.int32)], 1)
+
+    return utterances(codes, count, seed)
 
 
 def tekken(path: Path, words: tuple[bytes, ...] = ()) -> Path:
