@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,6 +35,29 @@ def test_hears_a_recording_at_any_rate_and_always_the_same(listener: Listener) -
     up = resampled(audio, RATE, 44_100)
     assert len(up) == pytest.approx(len(audio) * 44_100 / RATE, abs=1)
     assert align(text, listener.transcribe(resampled(up, 44_100, RATE))).wrong == 0
+
+
+MEASURED = """
+import hashlib, os, sys
+os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: int(sys.argv[1])]))
+import stages.common.asr, numpy as np
+from faster_whisper.feature_extractor import FeatureExtractor
+noise = np.random.default_rng(5).standard_normal(20 * stages.common.asr.RATE).astype(np.float32)
+print(hashlib.sha256(FeatureExtractor()(noise).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_what_the_listener_reads_does_not_depend_on_the_cores() -> None:
+    """A word was heard on one core and another one on two: numpy added up in another order."""
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+
+    def measured(cores: int) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", MEASURED, str(cores)], capture_output=True, text=True, check=True, env=free
+        ).stdout
+
+    assert measured(1) == measured(2)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 2.0])
