@@ -39,6 +39,11 @@ def utterances(codes: Callable[[np.random.Generator, int], np.ndarray], count: i
     ]
 
 
+def loss(family: Family, network: torch.nn.Module, rows: Sequence[Example]) -> float:
+    with torch.no_grad():
+        return float(family.loss(network, family.batch(network, rows)).total)
+
+
 def trained_a_little(
     family: Family, network: torch.nn.Module, settings: AdaptSettings, rows: Sequence[Example], lr: float
 ) -> torch.nn.Module:

@@ -23,9 +23,9 @@ from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    loss,
     toy_fixtures,
 )
-from tests.toy_chatterbox import loss
 
 LIMITS = [60, 25, 90]
 SEEDS = [1, 2, 3]
@@ -198,7 +198,7 @@ def test_training_hears_some_utterances_without_their_text_and_validation_none(f
     assert dropped.parts["speech"] == pytest.approx(torch.nn.functional.cross_entropy(untold[2], untold[3]).item(), abs=1e-4)
     told = toy.network(text_dropout=0.0).train()
     told.cond_enc.eval()
-    assert loss(family, network.eval()) == pytest.approx(loss(family, told), abs=1e-4) != dropped.total.item()
+    assert loss(family, network.eval(), toy.examples()) == pytest.approx(loss(family, told, toy.examples()), abs=1e-4) != dropped.total.item()
 
 
 def test_the_perceiver_computes_upstreams_formulas(network):
@@ -362,5 +362,5 @@ def test_defect_validation_draws_no_coin(family, network):
     losses = set()
     for seed in range(4):
         torch.manual_seed(seed)
-        losses.add(loss(family, network))
+        losses.add(loss(family, network, toy.examples()))
     assert len(losses) == 1

@@ -33,8 +33,8 @@ from stages.common.tokens import read_contract, read_voice, write_contract
 from tests import toy_chatterbox as toy
 from tests import toy_cosyvoice
 from tests.characters import character_tokenizer
-from tests.family_checks import toy_fixtures, trained_a_little
-from tests.toy_chatterbox import LORA, SFT, loss
+from tests.family_checks import loss, toy_fixtures, trained_a_little
+from tests.toy_chatterbox import LORA, SFT
 
 ROOT = Path(__file__).parents[1]
 family, folder = toy_fixtures(Chatterbox, toy.folder)
@@ -91,12 +91,12 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, network, settings_):
 def test_merged_weights_equal_base_and_adapter(family, folder, settings_):
     adapted = trained_a_little(family, family.network(folder), settings_, toy.examples(), 0.01)
     state = family.adapter_state(adapted, settings_)
-    base, tuned = loss(family, family.network(folder)), loss(family, adapted)
+    base, tuned = loss(family, family.network(folder), toy.examples()), loss(family, adapted, toy.examples())
     assert abs(base - tuned) > 1e-2
     merged = family.merged(folder, state, settings_, 1.0)
     assert set(merged.state_dict()) == set(family.network(folder).state_dict())
-    assert loss(family, merged) == pytest.approx(tuned, abs=1e-4)
-    assert loss(family, family.merged(folder, state, settings_, 0.0)) == pytest.approx(base, abs=1e-5)
+    assert loss(family, merged, toy.examples()) == pytest.approx(tuned, abs=1e-4)
+    assert loss(family, family.merged(folder, state, settings_, 0.0), toy.examples()) == pytest.approx(base, abs=1e-5)
     half, plain = family.merged(folder, state, settings_, 0.5).state_dict(), family.network(folder).state_dict()
     for key, full in merged.state_dict().items():
         torch.testing.assert_close(half[key], (plain[key] + full) / 2)
@@ -154,7 +154,7 @@ def test_a_released_folder_needs_no_config_json(family, folder, tmp_path, monkey
     monkeypatch.setattr(models.chatterbox.config, "RELEASED", toy.CONFIG)
     for name in ("t3_cfg.safetensors", "tokenizer.json"):
         shutil.copy(folder / name, tmp_path)
-    assert loss(family, family.network(tmp_path)) == loss(family, family.network(folder))
+    assert loss(family, family.network(tmp_path), toy.examples()) == loss(family, family.network(folder), toy.examples())
     (tmp_path / "t3_cfg.safetensors").unlink()
     with pytest.raises(UserError, match="config.json: not there"):
         family.network(tmp_path)

@@ -23,6 +23,7 @@ from tests.family_checks import (
     assert_changed_weights_are_refused,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    loss,
     toy_fixtures,
     trained_a_little,
 )
@@ -35,11 +36,6 @@ LORA = AdaptSettings("lora", 4, 8.0, 0.0, ("attention", "mlp"))
 SFT = AdaptSettings("sft")
 CONTRACT = Contract("toy", "", 44100, 21.53, toy.CODEBOOKS, (toy.SEMANTIC, *[toy.RESIDUAL] * 3))
 family, folder = toy_fixtures(FishS2, toy.folder)
-
-
-def loss(family: FishS2, network: torch.nn.Module, rows=None) -> float:
-    with torch.no_grad():
-        return float(family.loss(network, family.batch(network, rows or toy.examples())).total)
 
 
 # --- one alignment rule -------------------------------------------------------------------------------------------
@@ -125,10 +121,10 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, settings):
 def test_merged_weights_equal_base_and_adapter(family, folder, settings):
     adapted = trained_a_little(family, family.network(folder), settings, toy.examples(), 0.02)
     state = family.adapter_state(adapted, settings)
-    base, tuned = loss(family, family.network(folder)), loss(family, adapted)
+    base, tuned = loss(family, family.network(folder), toy.examples()), loss(family, adapted, toy.examples())
     assert base - tuned > 1e-2
-    assert loss(family, family.merged(folder, state, settings, 1.0)) == pytest.approx(tuned, abs=1e-5)
-    assert loss(family, family.merged(folder, state, settings, 0.0)) == pytest.approx(base, abs=1e-6)
+    assert loss(family, family.merged(folder, state, settings, 1.0), toy.examples()) == pytest.approx(tuned, abs=1e-5)
+    assert loss(family, family.merged(folder, state, settings, 0.0), toy.examples()) == pytest.approx(base, abs=1e-6)
     half = family.merged(folder, state, settings, 0.5).state_dict()
     plain, full = family.network(folder).state_dict(), family.merged(folder, state, settings, 1.0).state_dict()
     for key in plain:
@@ -282,7 +278,7 @@ def test_a_released_folder_loads_by_its_own_names(family, folder, tmp_path):
     save_file(audio_state, tmp_path / "b.safetensors")
     index = dict.fromkeys(text, "a.safetensors") | dict.fromkeys(audio_state, "b.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    assert loss(family, family.network(tmp_path)) == loss(family, family.network(folder))
+    assert loss(family, family.network(tmp_path), toy.examples()) == loss(family, family.network(folder), toy.examples())
 
 
 @pytest.mark.parametrize(

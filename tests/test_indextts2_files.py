@@ -26,8 +26,8 @@ from stages.common.shards import Clip, write_shards
 from stages.common.speaking import Reader, Script
 from stages.common.tokens import read_voice
 from tests import toy_indextts2 as toy
-from tests.family_checks import assert_a_batch_without_labels_stops_the_run, toy_fixtures, trained_a_little
-from tests.toy_indextts2 import LORA, SFT, loss, noise
+from tests.family_checks import assert_a_batch_without_labels_stops_the_run, loss, toy_fixtures, trained_a_little
+from tests.toy_indextts2 import LORA, SFT, noise
 
 ROOT = Path(__file__).parents[1]
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)

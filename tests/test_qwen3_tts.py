@@ -24,10 +24,11 @@ from tests import toy_qwen3_tts as toy
 from tests.family_checks import (
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    loss,
     toy_fixtures,
     trained_a_little,
 )
-from tests.toy_qwen3_tts import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, VOICE, loss
+from tests.toy_qwen3_tts import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, VOICE
 
 TEXTS = ["Hello.", "Press one, or hold the line for someone.", "No"]
 LIMITS = [40, 25, 5]

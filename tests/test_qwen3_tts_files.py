@@ -19,10 +19,11 @@ from tests import toy_qwen3_tts as toy
 from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_changed_weights_are_refused,
+    loss,
     toy_fixtures,
     trained_a_little,
 )
-from tests.toy_qwen3_tts import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, TARGETS, VOICE, loss
+from tests.toy_qwen3_tts import CODEBOOKS, FIRST, LORA, RESIDUAL, SFT, TARGETS, VOICE
 
 CONTRACT = Contract("toy", "", 24000, 12.5, CODEBOOKS, (FIRST, *[RESIDUAL] * (CODEBOOKS - 1)))
 family, folder = toy_fixtures(Qwen3TTS, toy.folder)
@@ -42,10 +43,10 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, adapt):
 def test_merged_weights_equal_base_and_adapter(family, folder, adapt):
     adapted = trained_a_little(family, family.network(folder), adapt, toy.examples(), 0.02)
     state = family.adapter_state(adapted, adapt)
-    base, tuned = loss(family, family.network(folder)), loss(family, adapted)
+    base, tuned = loss(family, family.network(folder), toy.examples()), loss(family, adapted, toy.examples())
     assert base - tuned > 1e-3
-    assert loss(family, family.merged(folder, state, adapt, 1.0)) == pytest.approx(tuned, abs=1e-4)
-    assert loss(family, family.merged(folder, state, adapt, 0.0)) == pytest.approx(base, abs=1e-6)
+    assert loss(family, family.merged(folder, state, adapt, 1.0), toy.examples()) == pytest.approx(tuned, abs=1e-4)
+    assert loss(family, family.merged(folder, state, adapt, 0.0), toy.examples()) == pytest.approx(base, abs=1e-6)
     third = family.merged(folder, state, adapt, 0.35).state_dict()
     plain, full = family.network(folder).state_dict(), family.merged(folder, state, adapt, 1.0).state_dict()
     assert plain.keys() == full.keys() == third.keys()

@@ -23,6 +23,7 @@ from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
+    loss,
     toy_fixtures,
     trained_a_little,
 )
@@ -38,11 +39,6 @@ HEAD = replace(LORA, targets=("wq", "wk", "wv", "wo", "w1", "w2", "w3"))
 SFT = AdaptSettings("sft")
 CONTRACT = Contract("toy", "", 24000, 12.5, 37, (toy.SEMANTIC, *[toy.LEVELS] * toy.VALUES))
 family, folder = toy_fixtures(Voxtral, toy.folder)
-
-
-def loss(family: Voxtral, network: torch.nn.Module, rows=None) -> float:
-    with torch.no_grad():
-        return float(family.loss(network, family.batch(network, rows or toy.examples())).total)
 
 
 # --- one alignment rule -------------------------------------------------------------------------------------------
@@ -181,9 +177,9 @@ def test_padding_changes_no_decision_and_no_noise(family, folder):
 
 def test_the_validation_loss_is_always_the_same_and_the_training_loss_is_not(family, folder):
     network = family.network(folder)
-    assert len({loss(family, network) for _ in range(3)}) == 1
+    assert len({loss(family, network, toy.examples()) for _ in range(3)}) == 1
     network.train()
-    assert len({loss(family, network) for _ in range(3)}) == 3
+    assert len({loss(family, network, toy.examples()) for _ in range(3)}) == 3
 
 
 def test_some_frames_train_the_flow_head_without_a_condition(family, folder):
@@ -216,10 +212,10 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, how):
 def test_merged_weights_equal_base_and_adapter(family, folder, how):
     adapted = trained_a_little(family, family.network(folder), how, toy.examples(), 0.1)
     state = family.adapter_state(adapted, how)
-    base, tuned = loss(family, family.network(folder)), loss(family, adapted)
+    base, tuned = loss(family, family.network(folder), toy.examples()), loss(family, adapted, toy.examples())
     assert abs(base - tuned) > 1e-2
-    assert loss(family, family.merged(folder, state, how, 1.0)) == pytest.approx(tuned, abs=1e-5)
-    assert loss(family, family.merged(folder, state, how, 0.0)) == pytest.approx(base, abs=1e-6)
+    assert loss(family, family.merged(folder, state, how, 1.0), toy.examples()) == pytest.approx(tuned, abs=1e-5)
+    assert loss(family, family.merged(folder, state, how, 0.0), toy.examples()) == pytest.approx(base, abs=1e-6)
     half = family.merged(folder, state, how, 0.5).state_dict()
     plain, full = family.network(folder).state_dict(), family.merged(folder, state, how, 1.0).state_dict()
     assert half.keys() == plain.keys()

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from models.chatterbox import Chatterbox
 from models.chatterbox.config import T3Config
 from models.chatterbox.network import POSITIONS, T3
 from models.chatterbox.script import START, STOP
@@ -64,8 +62,3 @@ def examples(count: int = 3, seed: int = 5) -> list[Example]:
 def voice(seed: int = 7) -> Voice:
     one, two = examples(2, seed)
     return Voice("ann", one.speaker_embedding, (replace(one, prompt=two.prompt[:0]),))
-
-
-def loss(family: Chatterbox, network: torch.nn.Module, rows: list[Example] | None = None) -> float:
-    with torch.no_grad():
-        return float(family.loss(network, family.batch(network, rows or examples())).total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,3 @@ def targets(weights: Path, count: int = 3) -> list[Example]:
 
 def noise(seconds: float, seed: int = 1) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).normal(size=round(24000 * seconds))).astype(np.float32)
-
-
-def loss(family: IndexTTS2, network: torch.nn.Module, rows: Sequence[Example]) -> float:
-    with torch.no_grad():
-        return float(family.loss(network, family.batch(network, rows)).total)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from models.parts.family import AdaptSettings, Example, Voice
 from models.qwen3_tts import Qwen3TTS
@@ -56,8 +55,3 @@ VOICE = Voice("toy", vector(7))
 def examples(count: int = 3, seed: int = 5) -> list[Example]:
     made = utterances(lambda random, frames: random.integers(0, RESIDUAL, (frames, CODEBOOKS), np.int32), count, seed)
     return [replace(one, speaker_embedding=vector(index)) for index, one in enumerate(made)]
-
-
-def loss(family: Qwen3TTS, network: torch.nn.Module, rows: list[Example] | None = None) -> float:
-    with torch.no_grad():
-        return float(family.loss(network, family.batch(network, rows or examples())).total)
