@@ -90,7 +90,7 @@ def charts(results: Results) -> list[Any]:
         chart.loss_chart(epochs, train, sorted(losses.items()), losses[0.0], promoted),
         chart.error_chart(epochs, scores, floor.word_error_rate, promoted),
         chart.tier_chart(epochs, tiers, promoted),
-        chart.similarity_chart(epochs, [one.similarity for one in scores], floor.similarity, promoted),
+        chart.similarity_chart(epochs, scores, floor.similarity, promoted),
     ]
 
 

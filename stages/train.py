@@ -37,7 +37,7 @@ from stages.common.tokens import read_contract, read_split, read_voice
 
 SAVE_SECONDS = 60.0  # how much work a killed run may lose
 CHECK_EXAMPLES = 4
-THREADS = 2  # on every machine: a sum is shared out among them, and its rounding depends on how many they are
+THREADS = 2  # on every machine, so that the checkpoints are the same
 
 
 def main(argv: list[str]) -> None:
@@ -52,8 +52,7 @@ def main(argv: list[str]) -> None:
     with StageMetrics("train", name) as metrics:
         # 1. The same numbers in every run.
         torch.manual_seed(params.seed)
-        repeatable()
-        torch.set_num_threads(THREADS)
+        repeatable(THREADS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
         # 2. The tokens, and whether they are this network's.

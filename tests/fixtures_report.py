@@ -191,8 +191,10 @@ def _tier(takes: list[dict[str, Any]], checkpoint: str, tier: str) -> dict[str, 
 def _score(takes: list[dict[str, Any]]) -> dict[str, Any]:
     rate = float(np.mean([take["word_error_rate"] for take in takes]))
     known = [take["similarity"] for take in takes if take["similarity"] is not None]
+    near = round(float(np.mean(known)), 4)
     return {"word_error_rate": round(rate, 4), "ci": [round(0.7 * rate, 4), round(1.3 * rate + 0.01, 4)],
-            "similarity": round(float(np.mean(known)), 4), "similarity_margin": 0.02, "dnsmos": 2.25}  # fmt: skip
+            "similarity": near, "similarity_ci": [near - 0.02, near + 0.02], "similarity_margin": 0.02,
+            "dnsmos": 2.25}  # fmt: skip
 
 
 def _recording(gate: Path, prompt: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who passes: takes by their words, tiers by their takes, checkpoints by their tiers; similarity never decides."""
+"""Who passes: takes by their words, tiers by their takes, checkpoints by their tiers; similarity only ranks those."""
 
 from __future__ import annotations
 
@@ -130,8 +130,9 @@ def verdicts(**passing: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def scored(rate: float, low: float, high: float, similarity: float = 0.8) -> dict[str, Any]:
-    return {"word_error_rate": rate, "ci": [low, high], "similarity": similarity, "similarity_margin": 0.0}
+def scored(rate: float, low: float, high: float, similarity: float | None = 0.8) -> dict[str, Any]:
+    near = None if similarity is None else [similarity - 0.02, similarity + 0.02]
+    return {"word_error_rate": rate, "ci": [low, high], "similarity": similarity, "similarity_ci": near}
 
 
 ALL = "5s 15s 30s"
@@ -144,8 +145,26 @@ def test_the_earliest_within_the_confidence_of_the_best_is_promoted() -> None:
     scores["epoch-06"] = scored(0.03, 0.01, 0.05)
     promoted, why = promote(order, every, scores)
     assert promoted == "epoch-04"
-    assert "3.0%" in why
-    assert "1.0% to 5.0%" in why
+    assert "3.0%, 1.0% to 5.0%" in why
+    assert why.endswith("earlier ones that pass lose more words than chance explains.")
+
+
+def test_of_checkpoints_equal_in_words_the_earliest_with_the_speakers_voice_is_promoted() -> None:
+    order = ["base", "epoch-02", "epoch-04", "epoch-06", "epoch-08"]
+    every = verdicts(base=ALL, epoch_02=ALL, epoch_04=ALL, epoch_06=ALL, epoch_08="5s 15s")
+    scores = {"base": scored(0, 0, 0), "epoch-02": scored(0.03, 0.01, 0.05, 0.60), "epoch-04": scored(0.04, 0, 1, 0.71)}
+    scores |= {"epoch-06": scored(0.05, 0, 1, 0.72), "epoch-08": scored(0.03, 0.01, 0.05, 0.90)}
+    promoted, why = promote(order, every, scores)
+    assert promoted == "epoch-04"
+    assert why.endswith("earlier ones that pass are further from the voice than chance explains.")
+
+
+def test_a_voice_that_was_not_measured_ranks_nothing() -> None:
+    every = verdicts(base=ALL, epoch_02=ALL, epoch_04=ALL)
+    scores = {name: scored(0.1, 0, 0.2, None) for name in every}
+    promoted, why = promote(["base", "epoch-02", "epoch-04"], every, scores)
+    assert promoted == "epoch-02"
+    assert why == "epoch-02 passes all three tiers with the lowest word error rate, 10.0%; no earlier one passes."
 
 
 def test_similarity_never_saves_lost_words() -> None:
@@ -178,3 +197,12 @@ def test_the_score_counts_words_not_takes_and_its_interval_holds_it() -> None:
     assert found["ci"][0] <= found["word_error_rate"] <= found["ci"][1]
     assert found == score(rows, [take(TEXT, similarity=0.95)])
     assert found["similarity_margin"] == pytest.approx(-0.05)
+    assert found["similarity_ci"] == [0.9, 0.9]
+
+
+def test_takes_without_a_voice_do_not_count_for_similarity() -> None:
+    rows = [take(TEXT, similarity=near) for near in (0.6, 0.8, None, None)]
+    found = score(rows, [])
+    low, high = found["similarity_ci"]
+    assert 0.6 <= low < found["similarity"] == 0.7 < high <= 0.8
+    assert score([take("", similarity=None)], [])["similarity_ci"] is None

@@ -9,8 +9,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-def repeatable() -> None:
-    """The same numbers in every run, or an error where PyTorch has no such kernel."""
+def repeatable(threads: int) -> None:
+    """The same numbers in every run, or an error where PyTorch has no such kernel.
+
+    A processor's threads share a sum out among them, and its rounding depends on how many they are.
+    """
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # guards against reading what nobody wrote, and costs a tenth
 

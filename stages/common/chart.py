@@ -160,16 +160,24 @@ def error_chart(
 
 
 def similarity_chart(
-    epochs: Sequence[float], values: Sequence[float | None], recordings: float | None, promoted: float | None
+    epochs: Sequence[float], scores: Sequence[Score], recordings: float | None, promoted: float | None
 ) -> Markup:
-    """Mean similarity of every checkpoint; dashed: real recordings. Nothing where it was not measured."""
-    points = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
-    if not points:
+    """Mean similarity of every checkpoint with its confidence interval; dashed: real recordings. Nothing where it was
+    not measured."""
+    known = [
+        (epoch, one.similarity, one.similarity_ci)
+        for epoch, one in zip(epochs, scores, strict=True)
+        if one.similarity is not None and one.similarity_ci is not None
+    ]
+    if not known:
         return Markup("")
-    known = [y for _, y in points] + ([] if recordings is None else [recordings])
-    panel = Panel("Similarity to the speaker", epochs, known, promoted)
+    values = [end for _, _, ends in known for end in ends] + ([] if recordings is None else [recordings])
+    panel = Panel("Similarity to the speaker, with 95 % interval", epochs, values, promoted)
     if recordings is not None:
         panel.level(recordings, "base", "recordings")
+    for epoch, _, ends in known:
+        panel.whisker(epoch, *ends, "similarity")
+    points = [(epoch, similarity) for epoch, similarity, _ in known]
     panel.line(points, "similarity", "")
     panel.dots(points, "similarity", "{:.3f}")
     return panel.svg(", ".join(f"epoch {x:g}: {y:.3f}" for x, y in points) + ".")

@@ -124,11 +124,12 @@ class TierVerdict(BaseModel):
 
 
 class Score(BaseModel):
-    """Micro-averaged word error rate with its confidence interval; mean similarity to the speaker; mean DNSMOS."""
+    """Micro-averaged word error rate and mean similarity to the speaker, with confidence intervals; mean DNSMOS."""
 
     word_error_rate: float
     ci: tuple[float, float]
     similarity: float | None
+    similarity_ci: tuple[float, float] | None
     dnsmos: float | None
 
 

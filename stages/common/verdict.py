@@ -2,7 +2,7 @@
 
 Everything is measured against what the listener makes of real recordings of the same speaker (the noise floor), and
 counted in words and runs of words: half a minute of speech can lose a phrase without moving its word error rate.
-Words decide. Similarity to the speaker is shown, breaks ties, and never saves a take that lost words.
+Words decide. Similarity to the speaker ranks checkpoints that are equally good in words, and never saves a lost one.
 """
 
 from __future__ import annotations
@@ -149,30 +149,40 @@ def tiers(rows: Sequence[Row], pass_share: float) -> dict[str, dict[str, Any]]:
 
 
 def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict[str, Any]:
-    """Word error rate over all words of a checkpoint's takes, with its 95 % bootstrap interval over the takes, and
-    the means of similarity to the speaker and of DNSMOS. `similarity_margin` is the distance from real recordings."""
+    """Word error rate over all words of a checkpoint's takes and mean similarity to the speaker, each with its 95 %
+    bootstrap interval over the takes; mean DNSMOS. `similarity_margin` is the distance from real recordings."""
     wrong = np.array([row["word_error_rate"] * words_in(row["words"]) for row in rows])
     words = np.array([words_in(row["words"]) for row in rows])
     drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
     rates = wrong[drawn].sum(1) / words[drawn].sum(1)
     similarity, real = (mean([row["similarity"] for row in some]) for some in (rows, recordings))
     quality = mean([row["dnsmos"] for row in rows])
+    heard = np.array([row["similarity"] is not None for row in rows])
+    near = np.array([row["similarity"] or 0.0 for row in rows])
+    means = near[drawn].sum(1) / np.maximum(heard[drawn].sum(1), 1)
     return {
         "word_error_rate": round(float(wrong.sum() / words.sum()), 4),
-        "ci": [round(float(edge), 4) for edge in np.quantile(rates, [0.025, 0.975])],
+        "ci": _interval(rates),
         "similarity": similarity,
+        "similarity_ci": None if similarity is None else _interval(means[heard[drawn].any(1)]),
         "similarity_margin": None if similarity is None or real is None else round(similarity - real, 4),
         "dnsmos": quality,
     }
 
 
+def _interval(resampled: np.ndarray) -> list[float]:
+    return [round(float(edge), 4) for edge in np.quantile(resampled, [0.025, 0.975])]
+
+
 def promote(
     order: Sequence[str], verdicts: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]]
 ) -> tuple[str | None, str]:
-    """The checkpoint to deploy, or None, and why in one sentence. `order` lists them by epoch, "base" first.
+    """The checkpoint to deploy, or None, and why in words. `order` lists them by epoch, "base" first.
 
-    It is the earliest that passes all tiers and whose word error rate lies within the confidence interval of the best
-    one's. The base is what the others are compared with, and is never promoted.
+    Of those that pass all tiers, words keep the ones whose error rate lies within the confidence interval of the best
+    one's. Of these it is the earliest that is as near to the speaker as the nearest, within the interval of that one's
+    similarity: the first epochs of a model that carries the voice itself still speak with the voice of the base.
+    The base is what the others are compared with, and is never promoted.
     """
     trained = [name for name in order if name != "base"]
     if not trained:
@@ -180,17 +190,33 @@ def promote(
     passing = [name for name in trained if all(tier["passed"] for tier in verdicts[name].values())]
     if not passing:
         return None, _why_none(trained, verdicts)
-    best = min(passing, key=lambda name: (scores[name]["word_error_rate"], -(scores[name]["similarity"] or 0.0)))
+    best = min(passing, key=lambda name: (scores[name]["word_error_rate"], -_nearness(scores[name])))
     low, high = scores[best]["ci"]
-    chosen = next(name for name in passing if scores[name]["word_error_rate"] <= high)
+    equal = [name for name in passing if scores[name]["word_error_rate"] <= high]
+    nearest = max(equal, key=lambda name: _nearness(scores[name]))
+    near = (scores[nearest]["similarity_ci"] or [0.0])[0]
+    chosen = next(name for name in equal if _nearness(scores[name]) >= near)
     rate = f"{scores[chosen]['word_error_rate']:.1%}"
     if chosen == best:
-        earlier = "" if chosen == passing[0] else "; earlier ones that pass are worse than chance explains"
-        return chosen, f"{chosen} passes all three tiers with the lowest word error rate, {rate}{earlier}."
-    return chosen, (
-        f"{chosen} is the earliest that passes all three tiers with a word error rate ({rate}) inside the confidence "
-        f"interval of the best ({best}: {scores[best]['word_error_rate']:.1%}, {low:.1%} to {high:.1%})."
-    )
+        words = f"{chosen} passes all three tiers with the lowest word error rate, {rate}"
+    else:
+        words = (
+            f"{chosen} passes all three tiers, and its word error rate ({rate}) is inside the confidence interval of "
+            f"the best ({best}: {scores[best]['word_error_rate']:.1%}, {low:.1%} to {high:.1%})"
+        )
+    reasons = [
+        reason
+        for earlier, reason in ((set(passing) - set(equal), "lose more words"), (set(equal), "are further from the voice"))
+        if any(order.index(name) < order.index(chosen) for name in earlier)
+    ]
+    if not reasons:
+        return chosen, f"{words}; no earlier one passes."
+    return chosen, f"{words}; earlier ones that pass {' or '.join(reasons)} than chance explains."
+
+
+def _nearness(found: dict[str, Any]) -> float:
+    """Similarity to the speaker; an unknown one is as far as can be."""
+    return found["similarity"] or 0.0
 
 
 def _why_none(trained: Sequence[str], verdicts: dict[str, dict[str, Any]]) -> str:
