@@ -180,7 +180,7 @@ def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) 
 
     network.train()
     curve = optimise(
-        "network", network.parameters(), lambda step: family.loss(network, family.batch(network, plan[step])).total,
+        "network", network.parameters(), lambda step: family.loss(network, family.base_batch(network, plan[step])).total,
         settings["steps"], settings["lr"], seed, scratch, evaluate=evaluate,
     )
     return network.eval(), curve

@@ -42,12 +42,14 @@ class Utterance:
     """What the decoder learns from: codes (T, K) int16, frames (T × patch, 80) half precision, voiceprint (160,).
 
     `latents` (T, W): the language model's hidden states, half precision, or None where codes alone are decoded.
+    `alike` (T, K) int16: the codes of other frames of this voice, with the same semantic code at every place.
     """
 
     codes: torch.Tensor
     frames: torch.Tensor
     print: torch.Tensor
     latents: torch.Tensor | None = None
+    alike: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class CodecFit:
             stored = sorted(ids, key={clip_id: at for at, clip_id in enumerate(source.ids)}.__getitem__)  # quick to read
             found = {i: self._utterance(source, i, codes[i]) for i in tqdm(stored, desc="frames", mininterval=5)}
             give_voice_statistics(found, source.voices)
+            if self.residual:
+                give_alike_frames(found, source.voices, self.seed)
             heard.append([found[i] for i in ids])
         flow = self.network.flow
         start_from_codebooks(self.network, self.seed)
@@ -234,8 +238,30 @@ def give_voice_statistics(utterances: dict[str, Utterance], voices: dict[str, st
             utterance.print = voice
 
 
+def give_alike_frames(utterances: dict[str, Utterance], voices: dict[str, str], seed: int) -> None:
+    """Every utterance gets a second reading: at each frame all codes of a random one of its voice with its semantic code.
+
+    A language model's residual codes fit the voice and the sound, and seldom this very frame. A decoder that has heard
+    exact ones alone trusts them for what is said, and loses words when they are guessed.
+    """
+    generator, members = torch.Generator().manual_seed(seed), dict[str, list[Utterance]]()
+    for clip_id, utterance in utterances.items():
+        members.setdefault(voices[clip_id], []).append(utterance)
+    for some in members.values():
+        codes = torch.cat([u.codes for u in some])
+        semantic = codes[:, 0].long()
+        counts, order = semantic.bincount(), semantic.argsort(stable=True)
+        place = (torch.rand(len(codes), generator=generator) * counts[semantic]).long()  # among those with the same code
+        alike = codes[order[(counts.cumsum(0) - counts)[semantic] + place]]
+        for utterance, part in zip(some, alike.split([len(u.codes) for u in some]), strict=True):
+            utterance.alike = part
+
+
 def decoder_loss(flow: Flow, heard: list[list[Utterance]], crop: int, rng: random.Random) -> torch.Tensor:
-    """The flow's loss on random crops (of `crop` tokens) of random utterances, as many of each source."""
+    """The flow's loss on random crops (of `crop` tokens) of random utterances, as many of each source.
+
+    Where there are residual codes, a random share of each crop's frames has those of frames that are alike.
+    """
     patch = flow.config.patch
     chosen = [u for utterances in heard for u in rng.choices(utterances, k=BATCH // len(heard))]
     mask = torch.zeros(BATCH, crop, dtype=torch.bool)
@@ -245,6 +271,9 @@ def decoder_loss(flow: Flow, heard: list[list[Utterance]], crop: int, rng: rando
     for row, u in enumerate(chosen):
         start = rng.randrange(max(1, len(u.codes) - crop + 1))
         part = u.codes[start : start + crop]
+        if u.alike is not None:
+            guessed = torch.rand(len(part), 1) < torch.rand(1)
+            part = torch.where(guessed, u.alike[start : start + crop], part)
         codes[row, : len(part)], mask[row, : len(part)] = part.long(), True
         frames[row, : len(part) * patch] = u.frames[start * patch : (start + len(part)) * patch].float()
         if latents is not None and u.latents is not None:
