@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import yaml
 
 import models
 from models.parts.family import Sampling, Voice
+from models.parts.flow import Flow, FlowConfig
 from stages.bases import __main__ as bases
 from stages.bases import loop
+from stages.bases.codec import Utterance, decoder_loss, give_alike_frames
 from stages.bases.sentences import stream
 from stages.bases.voices import phone_labels
 from tests.toy_cosyvoice import ROOT, contents
@@ -96,3 +99,30 @@ def test_a_frame_is_labelled_with_its_phone_and_the_nearer_neighbour():
     assert phone_labels(phones, np.array([0.05, 0.15, 0.22, 0.28, 0.4, 0.6, 0.95])) == [
         ("", "pau"), ("pau", "n"), ("pau", "n"), ("n", "ow"), ("n", "ow"), ("ow", "pau"), ("pau", ""),
     ]  # fmt: skip
+
+
+def test_guessed_residual_codes_are_of_the_same_voice_and_semantic_code():
+    generator = torch.Generator().manual_seed(1)
+    voices = {f"{voice}-{clip}": voice for voice in ("rms", "slt") for clip in range(3)}
+    said = {}
+    for index, clip_id in enumerate(voices):
+        codes = torch.randint(0, 4, (30, 3), generator=generator)
+        codes[:, 1] = codes[:, 0] + 4 * (voices[clip_id] == "slt")  # tells voice and semantic code
+        codes[:, 2] = 30 * index + torch.arange(30)  # tells the frame
+        said[clip_id] = Utterance(codes.short(), torch.zeros(0), torch.zeros(0))
+    give_alike_frames(said, voices, 3)
+    for one in said.values():
+        assert one.alike is not None
+        assert torch.equal(one.alike[:, :2], one.codes[:, :2])
+        assert (one.alike[:, 2] != one.codes[:, 2]).float().mean() > 0.5
+
+
+def test_a_decoder_hears_frames_that_are_alike_beside_its_own(monkeypatch):
+    flow = Flow(FlowConfig(codebooks=(4, 4), patch=1, width=16, layers=1, heads=2, speaker=False, steps=1))
+    own, alike = torch.zeros(50, 2).short(), torch.ones(50, 2).short()
+    utterance = Utterance(own, torch.zeros(50, 80), torch.zeros(160), alike=alike)
+    heard = []
+    monkeypatch.setattr(flow, "loss", lambda frames, codes, *rest: heard.append(codes.float().mean((1, 2))) or codes.sum())
+    torch.manual_seed(0)
+    decoder_loss(flow, [[utterance]], 50, random.Random(0))
+    assert heard[0].min() < 0.2 and heard[0].max() > 0.8  # from hardly any to nearly all of a crop's frames

@@ -71,6 +71,18 @@ def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
     assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.fish_s2, "_pad", key, TEXTS[1], NOBODY)
 
 
+def test_a_base_learns_true_frames_from_a_past_whose_residual_codes_tell_nothing(family, folder):
+    network, examples = family.network(folder), toy.examples(40)
+    torch.manual_seed(0)
+    plain, noisy = family.batch(network, examples), family.base_batch(network, examples)
+    assert all(torch.equal(plain[key], noisy[key]) for key in ("tokens", "labels", "label_codes"))
+    assert torch.equal(plain["codes"][..., 0], noisy["codes"][..., 0])
+    changed = (plain["codes"] != noisy["codes"]).flatten(1).any(1)
+    assert 0.6 < changed.float().mean() < 1  # some utterances are left as they are
+    frames, read = (batch["codes"][batch["tokens"] >= network.config.semantic_begin_id] for batch in (plain, noisy))
+    assert all(set(read[:, book].tolist()) <= set(frames[:, book].tolist()) for book in range(toy.CODEBOOKS))
+
+
 def test_a_take_that_stops_at_once_is_scored_too(family, folder):
     network = family.network(folder)
     with torch.no_grad():  # a head that wants nothing but the stop

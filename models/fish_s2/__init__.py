@@ -27,6 +27,7 @@ from models.parts.takes import check_length
 from models.parts.weights import check_facts
 
 IGNORED = -100
+DISTRUSTED = 0.8  # share of a base's utterances in which the slow transformer reads residual codes that tell nothing
 ATTENTION, MLP = r"layers\.\d+\.attention\.(wqkv|wo)", r"layers\.\d+\.feed_forward\.w[123]"
 # Upstream's names: without "fast_" they mean both transformers (fish_speech/models/text2semantic/lora.py).
 TARGETS = {
@@ -95,6 +96,20 @@ class FishS2(AdaptedFamily):
         for example in examples:
             example.check(network.config.entries)
         return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
+
+    def base_batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """In most utterances the residual codes that the slow transformer reads are other frames', each codebook's by
+        itself. A few voices would teach it to rely on theirs, and it would lose words as soon as another voice comes.
+        """
+        assert isinstance(network, FishNetwork)
+        batch, config = self.batch(network, examples), network.config
+        is_frame = (batch["tokens"] >= config.semantic_begin_id) & (batch["tokens"] <= config.semantic_end_id)
+        frames = batch["codes"][is_frame]
+        others = torch.stack([column[torch.randperm(len(frames))] for column in frames.unbind(-1)], -1)
+        others[:, 0] = frames[:, 0]
+        distrusted = (torch.rand(len(is_frame), 1) < DISTRUSTED).expand_as(is_frame)[is_frame]
+        batch["codes"][is_frame] = torch.where(distrusted[:, None], others, frames)
+        return batch
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
         """The mean over slow decisions plus the mean over fast ones, weighted alike as upstream does.

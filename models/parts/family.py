@@ -222,6 +222,10 @@ class Family(ABC):
     def batch(self, network: torch.nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Padded tensors of one batch, labels included. The one place where labels are shifted."""
 
+    def base_batch(self, network: torch.nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """`batch` as a base is trained on it from nothing, where that is harder than fine-tuning; torch's seed decides."""
+        return self.batch(network, examples)
+
     @abstractmethod
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Loss: ...
 
