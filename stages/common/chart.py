@@ -172,7 +172,7 @@ def similarity_chart(
     if not known:
         return Markup("")
     values = [end for _, _, ends in known for end in ends] + ([] if recordings is None else [recordings])
-    panel = Panel("Similarity to the speaker, with 95 % interval", epochs, values, promoted)
+    panel = Panel("Similarity, with 95 % interval", epochs, values, promoted)
     if recordings is not None:
         panel.level(recordings, "base", "recordings")
     for epoch, _, ends in known:
