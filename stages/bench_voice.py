@@ -106,12 +106,10 @@ def base(family: Family, block: FamilyParams, codec: Codec, params: Params, corp
 
 
 def tuned(name: str) -> None:
-    """The gate's takes of the base and of the checkpoint that it promoted, or of the one with the fewest word errors:
-    held-out sentences first, then all texts."""
+    """The gate's takes of the base and of the checkpoint that the report calls best: held-out sentences first, then all
+    texts."""
     rows = read_jsonl(Path(f"data/{name}/gate/rows.jsonl"))
-    verdict = read_json(Path(f"data/{name}/gate/verdict.json"))
-    scores, trained = verdict["scores"], verdict["order"][1:] or ["base"]
-    best = verdict["promoted"] or min(trained, key=lambda checkpoint: scores[checkpoint]["word_error_rate"])
+    best = read_json(Path(f"reports/families/{name}/summary.json"))["chosen"]["best"]
     for checkpoint in dict.fromkeys(["base", best]):
         for kind, kinds in (("held-out", ("held-out",)), ("all", ("held-out", "general"))):
             takes = [row for row in rows if row["checkpoint"] == checkpoint and row["kind"] in kinds]

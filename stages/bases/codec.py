@@ -227,12 +227,17 @@ def start_from_codebooks(network: Any, seed: int) -> None:
             table.weight.copy_(stage @ shared)
 
 
-def give_voice_statistics(utterances: dict[str, Utterance], voices: dict[str, str]) -> None:
-    """Every utterance gets the voiceprint of its voice, as in decoding, where its own is not known."""
+def by_voice(utterances: dict[str, Utterance], voices: dict[str, str]) -> list[list[Utterance]]:
+    """The utterances of each voice."""
     members: dict[str, list[Utterance]] = {}
     for clip_id, utterance in utterances.items():
         members.setdefault(voices[clip_id], []).append(utterance)
-    for some in members.values():
+    return list(members.values())
+
+
+def give_voice_statistics(utterances: dict[str, Utterance], voices: dict[str, str]) -> None:
+    """Every utterance gets the voiceprint of its voice, as in decoding, where its own is not known."""
+    for some in by_voice(utterances, voices):
         voice = torch.stack([u.print for u in sorted(some, key=lambda u: -len(u.codes))[:VOICE_CLIPS]]).mean(0)
         for utterance in some:
             utterance.print = voice
@@ -244,10 +249,8 @@ def give_alike_frames(utterances: dict[str, Utterance], voices: dict[str, str], 
     A language model's residual codes fit the voice and the sound, and seldom this very frame. A decoder that has heard
     exact ones alone trusts them for what is said, and loses words when they are guessed.
     """
-    generator, members = torch.Generator().manual_seed(seed), dict[str, list[Utterance]]()
-    for clip_id, utterance in utterances.items():
-        members.setdefault(voices[clip_id], []).append(utterance)
-    for some in members.values():
+    generator = torch.Generator().manual_seed(seed)
+    for some in by_voice(utterances, voices):
         codes = torch.cat([u.codes for u in some])
         semantic = codes[:, 0].long()
         counts, order = semantic.bincount(), semantic.argsort(stable=True)
