@@ -44,7 +44,7 @@ bench: setup  ## measure batching and packing, and tokens/s and memory of each s
 	python -m stages.bench
 
 bench-voice: setup  ## measure how well codecs, bases and checkpoints speak: word error, similarity, DNSMOS
-	python -m stages.bench_voice
+	python -m stages.bench.voice
 
 clean:  ## remove scratch and tool caches; results stay, and so does .venv
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

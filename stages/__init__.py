@@ -1,5 +1,7 @@
-"""The stages. One thread for numpy's sums: their order, and with it a word that a listener hears, must not depend on the cores."""
+"""The stages. What must be known before numpy and CUDA start: the order of their sums, and with it a word that a listener hears,
+must not depend on the machine's cores or on chance."""
 
 import os
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported, and every stage begins with this file
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses to compute deterministically

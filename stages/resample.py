@@ -19,9 +19,10 @@ import numpy as np
 
 import models
 from models.parts.errors import UserError
+from models.parts.family import Family
 from stages.common.audio import check_sox, resample
 from stages.common.cli import run
-from stages.common.files import read_json, read_jsonl, staged, write_json
+from stages.common.files import read_jsonl, staged, write_json
 from stages.common.metrics import StageMetrics
 from stages.common.parallel import in_order
 from stages.common.params import load_params
@@ -36,22 +37,19 @@ def main(argv: list[str]) -> None:
     name = parser.parse_args(argv).model
     weights = load_params().family(name).weights
     with StageMetrics("resample", name) as metrics:
-        family = models.load(name)
-        family.codec(weights)  # weights without a usable codec end the run here, by the family's own words
-        rate = codec_rate(Path(f"models/{name}/card.yaml"), family.card, weights)
+        rate = codec_rate(models.load(name), weights)
         metrics.set(**build(CORPUS, Path(f"data/{name}/resampled"), rate))
 
 
-def codec_rate(card_path: Path, card: dict[str, Any], weights: Path) -> int:
+def codec_rate(family: Family, weights: Path) -> int:
     """The rate (Hz) that a family's codec is fed with. Its card and the codec that is really there must agree."""
-    config_path = weights / "codec" / "config.json"
-    stated, found = card.get("input_sample_rate"), read_json(config_path).get("sample_rate")
-    if not isinstance(stated, int) or stated != found:
+    stated, found = family.card.get("input_sample_rate"), family.codec(weights).contract.sample_rate
+    if stated != found:
         raise UserError(
-            f"{card_path}: input_sample_rate is {stated}, but {config_path}: sample_rate is {found}; "
+            f"models/{family.name}/card.yaml: input_sample_rate is {stated}, but the codec in {weights} takes {found}; "
             "take the weights that the card describes, or mend the card"
         )
-    return stated
+    return found
 
 
 def build(corpus: Path, target: Path, rate: int) -> dict[str, Any]:

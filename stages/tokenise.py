@@ -20,6 +20,7 @@ from tqdm import tqdm
 import models
 from models.parts.errors import UserError
 from models.parts.family import Codec, Example, Family, Voice
+from models.parts.precision import repeatable
 from stages.common.cli import run
 from stages.common.files import SCRATCH, read_jsonl, staged
 from stages.common.metrics import StageMetrics
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
     params = load_params()
     with StageMetrics("tokenise", name) as metrics:
         # 1. The family, its codec, and the audio that `resample` prepared for it.
+        repeatable()
         family = models.load(name)
         weights = params.family(name).weights
         codec = family.codec(weights)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Example, Family, Generation, Sampling, Voice
-from stages.common import selfcheck
+from stages.train import selfcheck
 
 
 def toy_fixtures(kind: type[Family], write: Callable[[Path], Path]) -> tuple[Any, Any]:

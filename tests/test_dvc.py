@@ -22,6 +22,7 @@ from tests.conftest import Workspace
 from tests.small_corpus import write_folder
 
 ROOT = Path(__file__).parents[1]
+STAGES = ("corpus", "resample", "tokenise", "train", "gate", "report")
 MODELS: list[str] = yaml.safe_load((ROOT / "params.yaml").read_text())["models"]
 
 
@@ -131,11 +132,24 @@ def test_families_know_nothing_of_each_other() -> None:
         assert not {file for other in MODELS if other != model for file in used if covers(f"models/{other}", file)}
 
 
+def test_no_stage_imports_another_stages_room() -> None:
+    """What two stages share is in stages/common; only the benchmarks and the bases' workshop look into every room."""
+    crossing = []
+    for path in sorted((ROOT / "stages").rglob("*.py")):
+        file, room = str(path.relative_to(ROOT)), path.relative_to(ROOT / "stages").with_suffix("").parts[0]
+        for used in imports(file, "") if room not in ("bench", "bases") else ():
+            other = Path(used).with_suffix("").parts
+            if other[0] == "stages" and other[1] not in (room, "common", "__init__"):
+                crossing.append(f"{file} imports {used}")
+    assert not crossing
+
+
 def test_no_shared_part_is_left_over() -> None:
     """A folder as dependency must not hold code that nobody runs: editing it would train for nothing."""
-    used = set().union(*(reached("stages.gate", family) | reached("stages.train", family) for family in models.names()))
-    parts = {str(path.relative_to(ROOT)) for path in (ROOT / "models" / "parts").glob("*.py") if path.stat().st_size}
-    assert parts <= used
+    used = set().union(*(reached(f"stages.{stage}", family) for stage in STAGES for family in models.names()))
+    rooms = [ROOT / "models/parts", ROOT / "models/small", ROOT / "stages/common"]
+    shared = {str(path.relative_to(ROOT)) for room in rooms for path in room.rglob("*.py") if path.stat().st_size}
+    assert shared <= used
 
 
 def test_nothing_persists_and_metrics_are_in_git() -> None:

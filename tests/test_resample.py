@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import models
 from models.parts.errors import UserError
-from stages import corpus, resample
+from stages import resample
 from stages.common import audio
 from stages.common.shards import Clip, Shards, write_shards
-from tests.small_corpus import RATE, corpus_params, rows_of, write_folder
+from stages.corpus import __main__ as corpus
+from tests.small_corpus import RATE, ROOT, corpus_params, rows_of, write_folder
 
 RATES = st.sampled_from([8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000])
 
@@ -114,15 +115,13 @@ def test_one_sample_more_or_less_is_right() -> None:
 
 
 def test_card_and_codec_must_agree(tmp_path: Path) -> None:
-    (tmp_path / "codec").mkdir()
-    (tmp_path / "codec/config.json").write_text('{"sample_rate": 16000}')
-    card = Path("models/some/card.yaml")
-    assert resample.codec_rate(card, {"input_sample_rate": 16000}, tmp_path) == 16000
-    with pytest.raises(UserError, match=r"models/some/card\.yaml.* 24000.*codec/config\.json.* 16000"):
-        resample.codec_rate(card, {"input_sample_rate": 24000}, tmp_path)
-    shutil.rmtree(tmp_path / "codec")
-    with pytest.raises(UserError, match=r"codec/config\.json: no such file"):
-        resample.codec_rate(card, {"input_sample_rate": 24000}, tmp_path)
+    family, tiny = models.load("cosyvoice3"), ROOT / "models/cosyvoice3/tiny"
+    assert resample.codec_rate(family, tiny) == 16000
+    family.card = family.card | {"input_sample_rate": 24000}
+    with pytest.raises(UserError, match=r"models/cosyvoice3/card\.yaml.* 24000.*cosyvoice3/tiny takes 16000"):
+        resample.codec_rate(family, tiny)
+    with pytest.raises(UserError, match=r"codec/config\.json: not there"):
+        resample.codec_rate(family, tmp_path)
 
 
 def test_a_missing_sox_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 import models
-from models.parts.semantic_codec import SemanticNetwork
 from models.parts.weights import save_half
+from models.small.semantic_codec import SemanticNetwork
 from stages.common.files import write_jsonl
 from stages.common.shards import Clip, write_shards
 

@@ -12,8 +12,8 @@ import torch
 from models.indextts2 import IndexTTS2
 from models.indextts2.network import UnifiedVoice
 from models.parts.family import AdaptSettings, Example, Voice
-from models.parts.semantic_codec import SemanticNetwork
 from models.parts.weights import save_half
+from models.small.semantic_codec import SemanticNetwork
 
 CODES, LATENTS, WIDTH, STYLE, POINTS = 24, 4, 32, 160, 12
 NETWORK = {

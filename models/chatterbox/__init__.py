@@ -19,9 +19,9 @@ from models.chatterbox.script import START, STOP
 from models.parts.errors import UserError
 from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
-from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
 from models.parts.weights import check_facts
+from models.small.phones import phone_tokenizer
 
 IGNORED = -100
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.parts.semantic_codec import SemanticCodec
+from models.small.semantic_codec import SemanticCodec
 
 
 class ChatterboxCodec(SemanticCodec):

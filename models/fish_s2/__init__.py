@@ -21,10 +21,10 @@ from models.parts.adapting import AdaptedFamily
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Generation, Loss, Sampling, Voice
-from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
 from models.parts.takes import check_length
 from models.parts.weights import check_facts
+from models.small.phones import phone_tokenizer
 
 IGNORED = -100
 DISTRUSTED = 0.8  # share of a base's utterances in which the slow transformer reads residual codes that tell nothing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.parts.residual_codec import ResidualCodec
+from models.small.residual_codec import ResidualCodec
 
 
 class FishCodec(ResidualCodec):

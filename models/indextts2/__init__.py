@@ -22,10 +22,10 @@ from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
-from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
 from models.parts.text import load_tokenizer
 from models.parts.weights import check_facts
+from models.small.phones import phone_tokenizer
 
 IGNORED = -100
 TEXT_WEIGHT, SPEECH_WEIGHT = 0.2, 0.8  # instavar/indextts2-finetuning trainers/train_gpt_v2.py

@@ -11,13 +11,13 @@ import torch
 
 from models.indextts2.conditioner import load_conditioner
 from models.indextts2.network import read_network_config
-from models.parts import whisper
-from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.family import Generation, Voice
-from models.parts.semantic_codec import SemanticCodec
-from models.parts.voiceprint import SIZE
 from models.parts.weights import sha256_of
+from models.small import whisper
+from models.small.each import each
+from models.small.semantic_codec import SemanticCodec
+from models.small.voiceprint import SIZE
 
 PROMPT_SECONDS = 15  # upstream's inference cuts a prompt here, its preprocessing does not
 

@@ -1,4 +1,4 @@
-"""How training computes: exactly repeatable, and as quick as the processor allows."""
+"""How the stages compute: exactly repeatable, and as quick as the processor allows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+THREADS = 2  # of a processor, on every machine: threads share a sum out among them, and its rounding depends on how many they are
 
-def repeatable(threads: int) -> None:
-    """The same numbers in every run, or an error where PyTorch has no such kernel.
 
-    A processor's threads share a sum out among them, and its rounding depends on how many they are.
-    """
+def repeatable(threads: int = THREADS) -> None:
+    """The same numbers in every run of whatever computes after this, or an error where PyTorch has no such kernel."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # guards against reading what nobody wrote, and costs a tenth

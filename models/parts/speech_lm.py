@@ -23,10 +23,10 @@ from models.parts import sampling as drawing
 from models.parts.errors import UserError
 from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
-from models.parts.phones import phone_tokenizer
 from models.parts.takes import cut
 from models.parts.text import clean, ids_of, load_tokenizer
 from models.parts.weights import draw_weights, load_into, read_config, save_base
+from models.small.phones import phone_tokenizer
 
 IGNORE = -100
 END_OF_PROMPT = "<|endofprompt|>"

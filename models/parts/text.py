@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from models.parts.errors import UserError
-from models.parts.phones import PAUSE, pronounced
+from models.small.phones import PAUSE, pronounced
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -17,7 +17,6 @@ from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
-from models.parts.phones import phone_tokenizer
 from models.parts.sampling import logprob
 from models.parts.takes import check_length
 from models.parts.weights import check_facts, draw_weights
@@ -25,6 +24,7 @@ from models.qwen3_tts import dataset, generation
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING
 from models.qwen3_tts.speaker import LOUDNESS
+from models.small.phones import phone_tokenizer
 
 IGNORED = -100
 # Upstream's weight of the code predictor's loss (QwenLM/Qwen3-TTS, finetuning/sft_12hz.py since 680d4e9).

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.parts.residual_codec import ResidualCodec
-from models.parts.vocoder import analyse
-from models.parts.voiceprint import voiceprint
+from models.small.residual_codec import ResidualCodec
+from models.small.vocoder import analyse
+from models.small.voiceprint import voiceprint
 
 
 class QwenCodec(ResidualCodec):

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.parts import voiceprint
 from models.parts.errors import UserError
-from models.parts.vocoder import ENVELOPE
+from models.small import voiceprint
+from models.small.vocoder import ENVELOPE
 
 GROUP = 13  # bands of the voiceprint that the projection takes together
 # Of an embedding's figures, root mean square, where a network starts from nothing. At 0.02, the usual, what the blocks
@@ -130,7 +130,7 @@ class VoiceprintProjection(nn.Module):
     """The tiny encoder: a voiceprint (160) to a vector of the talker's width, as loud as a code, whoever speaks.
 
     Only pitch and six coarse bands of the envelope go in: a layer on all figures fits the few voices of training and garbles a new
-    one (measured on the decoders, models/parts/BASES.md).
+    one (measured on the decoders, models/small/BASES.md).
     """
 
     size = voiceprint.SIZE

@@ -16,10 +16,10 @@ from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
-from models.parts.phones import phone_tokenizer
 from models.parts.sampling import generators, logprob
-from models.parts.scalars import to_values
 from models.parts.takes import check_length
+from models.small.phones import phone_tokenizer
+from models.small.scalars import to_values
 from models.voxtral import dataset, generation
 from models.voxtral.config import FlowHeadConfig, VoxtralConfig
 from models.voxtral.network import VoxtralNetwork

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.parts.errors import UserError
-from models.parts.scalar_codec import ScalarCodec
+from models.small.scalar_codec import ScalarCodec
 from models.voxtral.released import CODEC, FILE, has_encoder
 
 

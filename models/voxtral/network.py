@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import MistralConfig, MistralModel
 
-from models.parts.scalars import to_codes
 from models.parts.text import load_tokenizer
 from models.parts.weights import draw_weights, load_state, save_base
+from models.small.scalars import to_codes
 from models.voxtral.config import END, SPECIALS, FlowHeadConfig, VoxtralConfig, padded
 from models.voxtral.prompt import Prompt
 from models.voxtral.released import read_network, to_released

@@ -22,24 +22,24 @@ import yaml
 from tqdm import tqdm
 
 import models
-from models.parts import phones, vocoder, whisper
-from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Example, Family
 from models.parts.precision import repeatable
-from models.parts.voiceprint import voiceprint
 from models.parts.weights import save_half
+from models.small import phones, vocoder, whisper
+from models.small.each import each
+from models.small.voiceprint import voiceprint
 from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
 from stages.bases.loop import optimise, write_curve
 from stages.bases.people import SPEAKERS, recordings
 from stages.bases.sentences import example_sentences, stream
 from stages.bases.voices import synthesise
-from stages.common.batching import length_batches
 from stages.common.cli import run
 from stages.common.files import read_json, read_jsonl, staged, write_json, write_jsonl
 from stages.common.shards import Shards, write_shards
+from stages.train.batching import length_batches
 
 SCRATCH = Path(".scratch/bases")
 CHUNK = 200  # clips that the encoder takes in one go

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.parts import whisper
-from models.parts.flow import Flow
-from models.parts.flow_codec import token_rate
-from models.parts.residual_codec import ResidualNetwork
-from models.parts.scalar_codec import ScalarNetwork
-from models.parts.semantic import surroundings
-from models.parts.semantic_codec import SemanticNetwork
-from models.parts.vocoder import BANDS, Vocoder
-from models.parts.voiceprint import voiceprint
+from models.small import whisper
+from models.small.flow import Flow
+from models.small.flow_codec import token_rate
+from models.small.residual_codec import ResidualNetwork
+from models.small.scalar_codec import ScalarNetwork
+from models.small.semantic import surroundings
+from models.small.semantic_codec import SemanticNetwork
+from models.small.vocoder import BANDS, Vocoder
+from models.small.voiceprint import voiceprint
 from stages.bases.loop import optimise
 from stages.bases.voices import Phone, phone_labels
 from stages.common.shards import Shards

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from models.parts.errors import UserError
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
-from models.parts.phones import phone_tokenizer
 from models.parts.sampling import draw, generators, logprob, uniforms
 from models.parts.takes import Takes
 from models.parts.text import load_tokenizer, text_ids
 from models.parts.weights import check_facts, load_into, read_config, save_base, sha256_of
+from models.small.phones import phone_tokenizer
 
 RATE, FRAME, LEVELS = 16000, 800, 16
 END = START = LEVELS  # what is decided after the last frame, and what is read before the first

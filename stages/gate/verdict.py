@@ -1,0 +1,231 @@
+"""Which takes, tiers and checkpoints pass.
+
+Everything is measured against what the listener makes of real recordings of the same speaker (the noise floor), and
+counted in words and runs of words: half a minute of speech can lose a phrase without moving its word error rate.
+Words decide. Similarity to the speaker ranks checkpoints that are equally good in words, and never saves a lost one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from stages.common.averages import mean, words_in
+from stages.common.params import GateParams
+
+TIERS = {"5s": 5.0, "15s": 15.0, "30s": 30.0}  # seconds of speech that a text of the tier should last
+Row = dict[str, Any]
+FEW_WORDS = 4     # shorter texts have no speaking rate worth the name
+STUB = 0.4        # share of the expected length below which speech was cut short
+RESAMPLES = 2000  # of the bootstrap
+NAMED = 12        # words that a reason spells out
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a take of one tier may do. Counts are words; rates are words per second."""
+
+    lost: int
+    added: int
+    misheard: int
+    misheard_share: float
+    run: int
+    rate: float | None
+    rate_low: float
+    rate_high: float
+    trailing_silence: float
+
+
+def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -> Tolerance:
+    """From the judged rows of real recordings of one tier; none of them: params.yaml alone, with the corpus's `rate`.
+
+    The floor of a count is what nine of ten recordings do not exceed: one bad hearing is the listener's, not a licence.
+    """
+
+    def floor(*errors: str) -> int:
+        counts = [sum(row["errors"][error] for error in errors) for row in recordings]
+        return int(np.quantile(counts, 0.9, method="lower")) if counts else 0
+
+    rates = [row["rate"] for row in recordings if row["rate"] and words_in(row["words"]) >= FEW_WORDS]
+    rate = float(np.median(rates)) if rates else rate
+    middle = rate or 0.0
+    return Tolerance(
+        lost=floor("dropped", "merged") + gate.extra_dropped,
+        added=floor("inserted", "repeated") + gate.extra_inserted,
+        misheard=floor("substituted"),
+        misheard_share=gate.extra_share,
+        run=floor("longest_run") + gate.longest_run,
+        rate=rate and round(rate, 3),
+        rate_low=round(min([middle * (1 - gate.rate_drift), *rates]), 3),
+        rate_high=round(max([middle * (1 + gate.rate_drift), *rates]), 3),
+        trailing_silence=gate.trailing_silence,
+    )
+
+
+def judge(row: Row, allowed: Tolerance) -> list[str]:
+    """Why a take fails, in words for people; empty when it passes. `row`: rows.jsonl, without its verdict."""
+    if row["error"]:
+        return [f"failed: {row['error']}"]
+    reasons = []
+    if row["finish"] == "length":
+        reasons.append(f"never stopped: cut off after {row['seconds']:.1f} s")
+    if row["trailing_silence"] > allowed.trailing_silence:
+        reasons.append(f"{row['trailing_silence']:.1f} s of silence at the end")
+    if not row["transcript"]:
+        return [*reasons, "unheard: the listener made out no words"]
+    return reasons + _words(row, allowed) + _pace(row, allowed)
+
+
+def _words(row: Row, allowed: Tolerance) -> list[str]:
+    reasons, errors, count = [], row["errors"], words_in(row["words"])
+    lost, added = errors["dropped"] + errors["merged"], errors["inserted"] + errors["repeated"]
+    # A listener without context cannot tell a lone letter or number: a text of one word may sound like another.
+    if count > 1 and not any(op == "ok" for op, _, _ in row["words"]):
+        reasons.append(f"none of its {count} words was heard")
+    if lost > allowed.lost or longest_run(row["words"], ("dropped", "merged")) > allowed.run:
+        reasons += [_listed("dropped", row, 1), _listed("merged", row, 1)]
+    if added > allowed.added or longest_run(row["words"], ("inserted", "repeated")) > allowed.run:
+        reasons += [_listed("repeated", row, 2), _listed("inserted", row, 2)]
+    if errors["substituted"] > allowed.misheard + ceil(allowed.misheard_share * count):
+        pairs = [f"{said} for {word}" for op, word, said in row["words"] if op == "substituted"]
+        reasons.append(f"{errors['substituted']} of {count} words sound wrong: {_short(pairs, ', ')}")
+    return [reason for reason in reasons if reason]
+
+
+def _pace(row: Row, allowed: Tolerance) -> list[str]:
+    count = words_in(row["words"])
+    if allowed.rate is None or count < FEW_WORDS:
+        return []
+    if row["seconds"] < STUB * count / allowed.rate:
+        return [f"ended as a stub: {row['seconds']:.1f} s where about {count / allowed.rate:.1f} s were due"]
+    if not allowed.rate_low <= row["rate"] <= allowed.rate_high:
+        drift = row["rate"] / allowed.rate - 1
+        return [f"speaks {abs(drift):.0%} {'faster' if drift > 0 else 'slower'} than the recordings"]
+    return []
+
+
+def longest_run(words: Sequence[Sequence[str | None]], ops: Sequence[str]) -> int:
+    """The most steps of an alignment in a row that are one of `ops`."""
+    runs = (len(list(run)) for hit, run in groupby(words, key=lambda step: step[0] in ops) if hit)
+    return max(runs, default=0)
+
+
+def _listed(op: str, row: Row, side: int) -> str:
+    """"dropped 3 words: please hold, line": words of one run together, runs apart. Empty if there are none."""
+    count = row["errors"][op]
+    if not count:
+        return ""
+    if op == "merged":
+        return "merged " + ", ".join(f"{word} into {said}" for what, word, said in row["words"] if what == op)
+    grouped = groupby(row["words"], itemgetter(0))
+    runs = [" ".join(str(step[side]) for step in run) for what, run in grouped if what == op]
+    return f"{op} {count} word{'s' * (count > 1)}: {_short(runs, ', ')}"
+
+
+def _short(parts: list[str], between: str) -> str:
+    words = between.join(parts).split()
+    return " ".join(words[:NAMED]) + (" …" if len(words) > NAMED else "")
+
+
+def tiers(rows: Sequence[Row], pass_share: float) -> dict[str, dict[str, Any]]:
+    """The verdict on one checkpoint for each length tier, from its judged rows. A tier without takes does not pass."""
+    verdicts = {}
+    for tier in TIERS:
+        takes = [row for row in rows if row["tier"] == tier]
+        passed = sum(row["passed"] for row in takes)
+        verdicts[tier] = {
+            "passed": bool(takes) and passed >= pass_share * len(takes),
+            "takes": len(takes),
+            "passed_takes": passed,
+            "reasons": [f"{row['prompt']}: {reason}" for row in takes for reason in row["reasons"]],
+        }
+    return verdicts
+
+
+def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict[str, Any]:
+    """Word error rate over all words of a checkpoint's takes and mean similarity to the speaker, each with its 95 %
+    bootstrap interval over the takes; mean DNSMOS. `similarity_margin` is the distance from real recordings."""
+    wrong = np.array([row["word_error_rate"] * words_in(row["words"]) for row in rows])
+    words = np.array([words_in(row["words"]) for row in rows])
+    drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
+    rates = wrong[drawn].sum(1) / words[drawn].sum(1)
+    similarity, real = (mean([row["similarity"] for row in some]) for some in (rows, recordings))
+    quality = mean([row["dnsmos"] for row in rows])
+    heard = np.array([row["similarity"] is not None for row in rows])
+    near = np.array([row["similarity"] or 0.0 for row in rows])
+    means = near[drawn].sum(1) / np.maximum(heard[drawn].sum(1), 1)
+    return {
+        "word_error_rate": round(float(wrong.sum() / words.sum()), 4),
+        "ci": _interval(rates),
+        "similarity": similarity,
+        "similarity_ci": None if similarity is None else _interval(means[heard[drawn].any(1)]),
+        "similarity_margin": None if similarity is None or real is None else round(similarity - real, 4),
+        "dnsmos": quality,
+    }
+
+
+def _interval(resampled: np.ndarray) -> list[float]:
+    return [round(float(edge), 4) for edge in np.quantile(resampled, [0.025, 0.975])]
+
+
+def promote(
+    order: Sequence[str], verdicts: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]]
+) -> tuple[str | None, str]:
+    """The checkpoint to deploy, or None, and why in words. `order` lists them by epoch, "base" first.
+
+    Of those that pass all tiers, words keep the ones whose error rate lies within the confidence interval of the best
+    one's. Of these it is the earliest that is as near to the speaker as the nearest, within the interval of that one's
+    similarity: the first epochs of a model that carries the voice itself still speak with the voice of the base.
+    The base is what the others are compared with, and is never promoted.
+    """
+    trained = [name for name in order if name != "base"]
+    if not trained:
+        return None, "This is the zero-shot control: it is judged, and there is nothing to promote."
+    passing = [name for name in trained if all(tier["passed"] for tier in verdicts[name].values())]
+    if not passing:
+        return None, _why_none(trained, verdicts)
+    best = min(passing, key=lambda name: (scores[name]["word_error_rate"], -_nearness(scores[name])))
+    low, high = scores[best]["ci"]
+    # An interval of few takes can miss its own mean: whoever is best counts as good enough itself.
+    equal = [name for name in passing if scores[name]["word_error_rate"] <= max(high, scores[best]["word_error_rate"])]
+    nearest = max(equal, key=lambda name: _nearness(scores[name]))
+    near = min((scores[nearest]["similarity_ci"] or [0.0])[0], _nearness(scores[nearest]))
+    chosen = next(name for name in equal if _nearness(scores[name]) >= near)
+    rate = f"{scores[chosen]['word_error_rate']:.1%}"
+    if chosen == best:
+        words = f"{chosen} passes all three tiers with the lowest word error rate, {rate}"
+    else:
+        words = (
+            f"{chosen} passes all three tiers, and its word error rate ({rate}) is inside the confidence interval of "
+            f"the best of them ({best}: {scores[best]['word_error_rate']:.1%}, {low:.1%} to {high:.1%})"
+        )
+    reasons = [
+        reason
+        for earlier, reason in ((set(passing) - set(equal), "lose more words"), (set(equal), "are further from the voice"))
+        if any(order.index(name) < order.index(chosen) for name in earlier)
+    ]
+    if not reasons:
+        return chosen, f"{words}; no earlier one passes."
+    return chosen, f"{words}; earlier ones that pass {' or '.join(reasons)} than chance explains."
+
+
+def _nearness(found: dict[str, Any]) -> float:
+    """Similarity to the speaker; an unknown one is as far as can be."""
+    return found["similarity"] or 0.0
+
+
+def _why_none(trained: Sequence[str], verdicts: dict[str, dict[str, Any]]) -> str:
+    """Names the checkpoint that came nearest, the tiers that it failed, and the first reason in each."""
+    nearest = max(trained, key=lambda name: sum(tier["passed_takes"] for tier in verdicts[name].values()))
+    failed = [
+        f"{name} ({tier['passed_takes']} of {tier['takes']} takes pass; {(tier['reasons'] or ['no takes'])[0]})"
+        for name, tier in verdicts[nearest].items() if not tier["passed"]
+    ]  # fmt: skip
+    many = f"None of {len(trained)} checkpoints passes" if len(trained) > 1 else f"{nearest} does not pass"
+    return f"{many} all three tiers; the nearest, {nearest}, fails " + ", ".join(failed) + "."
