@@ -1,11 +1,12 @@
 # `make repro` is all a newcomer needs; `make` lists the rest. Setting up is part of every target and happens once.
 PYTHON ?= python3.11
 MODEL  ?=
+export TEXT
 SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro demo report compare test lint bases bench bench-voice clean
+.PHONY: help setup repro demo report export speak rehearse compare test lint bases bench bench-voice clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,18 @@ demo: setup  ## one family from recordings to its page: make demo MODEL=cosyvoic
 report: setup  ## build the listening pages, and what they need, and print where they are
 	dvc repro index
 	@echo "Listen: $(CURDIR)/reports/index.html"
+
+export: setup  ## the promoted checkpoint as a folder to deploy: make export MODEL=qwen3_tts [CHECKPOINT=epoch-04]
+	@[ -n "$(MODEL)" ] || { echo "make export: say which family, like MODEL=qwen3_tts"; exit 1; }
+	$(if $(CHECKPOINT),python -m stages.export --model $(MODEL) --checkpoint $(CHECKPOINT),dvc repro export@$(MODEL))
+
+speak: setup  ## hear any text: make speak MODEL=qwen3_tts TEXT="Good morning." OUT=take.wav [CHECKPOINT=epoch-04] [SCALE=0.5]
+	@[ -n "$(MODEL)" -a -n "$(OUT)" ] || { echo 'make speak: say which family, what and where to, like MODEL=qwen3_tts TEXT="Good morning." OUT=take.wav'; exit 1; }
+	@python -m stages.gate.speak --model $(MODEL) --text "$$TEXT" --out "$(OUT)" $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(SCALE),--scale $(SCALE))
+
+rehearse: setup  ## the full path without released weights: make rehearse MODEL=qwen3_tts [SIZE=released]
+	@[ -n "$(MODEL)" ] || { echo "make rehearse: say which family, like MODEL=qwen3_tts"; exit 1; }
+	@python -m stages.rehearse --model $(MODEL) $(if $(SIZE),--size $(SIZE))
 
 compare: setup  ## table of the runs: what each one changed and what came of it
 	@python -m stages.compare

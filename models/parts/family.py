@@ -5,6 +5,7 @@ Shapes: T is frames of codes, K is codebooks, all code arrays are int32 of shape
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -205,6 +206,18 @@ class Family(ABC):
     @abstractmethod
     def save(self, network: torch.nn.Module, folder: Path) -> None:
         """Write what `network` reads: config.json, tokenizer.json and the weights in half precision."""
+
+    def export(self, network: torch.nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
+        """Write `network`, the adapter merged into the base in `weights`, as a folder of its own that loads like that base.
+
+        `voice`: the one that it was judged with, for a layout that holds one.
+        """
+        self.save(network, folder)
+        shutil.copytree(weights / "codec", folder / "codec", dirs_exist_ok=True)
+
+    def write_release(self, folder: Path, size: str) -> None:
+        """A folder in the layout of the released weights, filled at random, for a rehearsal; `size`: small | released."""
+        raise UserError(f"{self.name}: there is no rehearsal of the released weights yet")
 
     @abstractmethod
     def adapt(self, network: torch.nn.Module, settings: AdaptSettings) -> torch.nn.Module:

@@ -16,13 +16,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.parts.errors import UserError
+from models.parts.family import AdaptSettings, Family
 from stages.common.files import read_json
+from stages.common.params import FamilyParams
 
 ADAPTER = "adapter.safetensors"
+BASE = "base"
 
 
 def checkpoint_name(epoch: int) -> str:
-    return f"epoch-{epoch:02d}" if epoch else "base"
+    return f"epoch-{epoch:02d}" if epoch else BASE
 
 
 def save_adapter(folder: Path, state: dict[str, torch.Tensor]) -> None:
@@ -47,6 +50,28 @@ def read_training(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not there; run the train stage")
     training: dict[str, Any] = read_json(path)
     return training
+
+
+class Checkpoints:
+    """What `train` left of a family, as networks. `epochs`: the saved ones by name, "base" (0) first."""
+
+    def __init__(self, family: Family, block: FamilyParams, folder: Path):
+        self.family, self.block, self.folder = family, block, folder
+        training = read_training(folder)
+        self.settings = AdaptSettings(**training["settings"] | {"targets": tuple(training["settings"]["targets"])})
+        self.epochs: dict[str, int] = {checkpoint_name(epoch): epoch for epoch in (0, *training["epochs"])}
+
+    def network(self, name: str, scale: float | None = None) -> torch.nn.Module:
+        """The base, or the base with the adapter merged at `scale` (None: that of params.yaml), ready to generate on the
+        device that computes. UserError for a checkpoint that is not there."""
+        if name not in self.epochs:
+            raise UserError(f"{self.folder}: there is no checkpoint {name}; there are {', '.join(self.epochs)}")
+        if name == BASE:
+            network = self.family.network(self.block.weights)
+        else:
+            scale = self.block.scale if scale is None else scale
+            network = self.family.merged(self.block.weights, load_adapter(self.folder / name), self.settings, scale)
+        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 class ResumeState:

@@ -30,6 +30,11 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _as_written(value: Any) -> Any:
+    """YAML reads 2010 as a number and 2010-05-01 as a date."""
+    return value if value is None else str(value)
+
+
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -47,6 +52,7 @@ class Block(BaseModel):
 class CorpusParams(Block):
     source: Path
     speaker: Text
+    date: Annotated[Text | None, BeforeValidator(_as_written)]
     language: Text
     validation: Share
     test: Share

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import models
-from models.parts.family import AdaptSettings, Codec, Family, Sampling, Voice
+from models.parts.family import Codec, Family, Sampling, Voice
 from models.parts.precision import repeatable
-from stages.common.checkpoints import checkpoint_name, load_adapter, read_training
+from stages.common.checkpoints import Checkpoints
 from stages.common.cli import run
 from stages.common.files import SCRATCH, read_json, read_jsonl, staged, write_json, write_jsonl
 from stages.common.metrics import StageMetrics
@@ -58,8 +57,9 @@ def gate(name: str, params: Params) -> None:
         repeatable()
         block, family = params.family(name), models.load(name)
         folder = Path(f"data/{name}/checkpoints")
-        training = read_training(folder)
-        epochs = training["epochs"] if params.gate.checkpoints == "all" else training["epochs"][-1:]
+        checkpoints = Checkpoints(family, block, folder)
+        base, *trained = checkpoints.epochs
+        judged = [base, *(trained if params.gate.checkpoints == "all" else trained[-1:])]
         voice = read_voice(Path(f"data/{name}/tokens"))
 
         # 2. The texts, and what the listener makes of real recordings.
@@ -69,11 +69,9 @@ def gate(name: str, params: Params) -> None:
         floor = noise_floor(corpus, params.gate, hearing)
 
         # 3. Every checkpoint reads every text with every seed.
-        settings = AdaptSettings(**training["settings"] | {"targets": tuple(training["settings"]["targets"])})
         exam = Exam(
-            family, block, folder, settings, family.codec(block.weights), voice, corpus, texts, params.gate, hearing,
-            floor,
-        )  # fmt: skip
+            family, block, checkpoints, family.codec(block.weights), voice, corpus, texts, params.gate, hearing, floor
+        )
         inputs = fingerprint(
             *code(name), *files(block.weights), *files(folder), Path(f"data/{name}/tokens/voice.json"),
             CORPUS / "manifest.jsonl", params.gate, block.sampling, block.scale,
@@ -81,15 +79,15 @@ def gate(name: str, params: Params) -> None:
         work = SCRATCH / "gate" / name / inputs
         takes = len(texts) * len(params.gate.seeds)
         rows: dict[str, list[Row]] = {}
-        with tqdm(total=takes * (1 + len(epochs)), desc=f"gate {name}", unit="take", disable=None) as bar:
-            for epoch in [0, *epochs]:
-                kept = work / checkpoint_name(epoch)
+        with tqdm(total=takes * len(judged), desc=f"gate {name}", unit="take", disable=None) as bar:
+            for checkpoint in judged:
+                kept = work / checkpoint
                 if not kept.is_dir():
                     with staged(kept) as partial:
-                        write_jsonl(partial / "rows.jsonl", exam.take(epoch, partial, bar.update))
+                        write_jsonl(partial / "rows.jsonl", exam.take(checkpoint, partial, bar.update))
                 else:
                     bar.update(takes)
-                rows[kept.name] = read_jsonl(kept / "rows.jsonl")
+                rows[checkpoint] = read_jsonl(kept / "rows.jsonl")
 
         # 4. What the frozen codec alone makes of the recordings: no checkpoint can sound better.
         through = work / "codec"
@@ -132,8 +130,7 @@ class Exam:
 
     family: Family
     block: FamilyParams
-    checkpoints: Path
-    settings: AdaptSettings
+    checkpoints: Checkpoints
     codec: Codec
     voice: Voice
     corpus: Corpus
@@ -142,13 +139,13 @@ class Exam:
     hearing: Hearing
     floor: Floor
 
-    def take(self, epoch: int, folder: Path, heard: Callable[[int], object]) -> list[Row]:
+    def take(self, checkpoint: str, folder: Path, heard: Callable[[int], object]) -> list[Row]:
         """The judged rows of one checkpoint, its audio in `folder`; `heard(1)` is called after each take."""
-        checkpoint = checkpoint_name(epoch)
+        epoch = self.checkpoints.epochs[checkpoint]
         seeds = self.gate.seeds
         scripts = [(prompt, Script(prompt.id, prompt.text, seed)) for prompt in self.prompts for seed in seeds]
         reader = Reader(
-            self.family, self.network(epoch), self.codec, self.voice, Sampling(**self.block.sampling.model_dump()),
+            self.family, self.checkpoints.network(checkpoint), self.codec, self.voice, Sampling(**self.block.sampling.model_dump()),
             self.corpus.stats["chars_per_second"], self.gate.segment_words,
         )  # fmt: skip
         audios = reader.read([script for _, script in scripts])
@@ -191,15 +188,6 @@ class Exam:
         (folder / "audio").mkdir()
         with ThreadPoolExecutor() as pool:
             return list(pool.map(row, zip(chosen, decoded, strict=True)))
-
-    def network(self, epoch: int) -> torch.nn.Module:
-        weights, scale = self.block.weights, self.block.scale
-        if not epoch:
-            network = self.family.network(weights)
-        else:
-            state = load_adapter(self.checkpoints / checkpoint_name(epoch))
-            network = self.family.merged(weights, state, self.settings, scale)
-        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def code(name: str) -> list[Path]:

@@ -1,0 +1,135 @@
+"""Stage `export`: the promoted checkpoint as a folder of its own, which the family's own inference loads like a release.
+
+    python -m stages.export --model qwen3_tts                          data/qwen3_tts/export/
+    python -m stages.export --model qwen3_tts --checkpoint epoch-04    data/qwen3_tts/export-epoch-04/, whatever the gate says
+
+Where nothing was promoted, the stage leaves a record that says so and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import models
+from models.parts.family import Family
+from models.parts.precision import repeatable
+from stages.common import licences
+from stages.common.checkpoints import Checkpoints
+from stages.common.cli import run
+from stages.common.files import read_json, sha256, staged, write_json, write_text
+from stages.common.params import Params, load_params
+from stages.common.tokens import read_voice, write_voice
+
+RECORD = "export.json"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="stages.export", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--checkpoint", help="another one than the promoted, marked as such")
+    asked = parser.parse_args(argv)
+    name, params = asked.model, load_params()
+    params.family(name)
+    verdict = read_json(Path(f"data/{name}/gate/verdict.json"))
+    target = Path(f"data/{name}/export")
+    if asked.checkpoint:
+        target = target.with_name(f"export-{asked.checkpoint}")
+    checkpoint = asked.checkpoint or verdict["promoted"]
+    with staged(target) as folder:
+        if checkpoint:
+            export(name, params, checkpoint, verdict, folder)
+        else:
+            write_json(folder / RECORD, {"family": name, "checkpoint": None, "promoted": None, "why": verdict["why"]})
+    print(f"export {name}: {target}/: " + (checkpoint or f"nothing but {RECORD}: no checkpoint was promoted"))
+
+
+def export(name: str, params: Params, checkpoint: str, verdict: dict[str, Any], folder: Path) -> None:
+    """The base with `checkpoint` merged into it, the voice, the licence, and a card that says what this is."""
+    # 1. The network as the gate heard it, in the layout of the base.
+    repeatable()
+    family, block = models.load(name), params.family(name)
+    voice = read_voice(Path(f"data/{name}/tokens"))
+    network = Checkpoints(family, block, Path(f"data/{name}/checkpoints")).network(checkpoint)
+    family.export(network.cpu(), voice, block.weights, folder)
+
+    # 2. What `make speak` needs besides, and what became of this checkpoint in the gate.
+    corpus, stats = Path("data/corpus"), read_json(Path("data/corpus/stats.json"))
+    write_voice(folder, voice)
+    record = {
+        "family": name, "checkpoint": checkpoint, "promoted": verdict["promoted"], "why": verdict["why"],
+        "scale": block.scale if checkpoint != "base" else None, "sampling": block.sampling.model_dump(),
+        "chars_per_second": stats["chars_per_second"], "segment_words": params.gate.segment_words,
+        "weights": read_json(Path(f"data/{name}/weights.json")),
+        "corpus": {
+            "source": str(params.corpus.source), "date": params.corpus.date, "speaker": voice.speaker,
+            "language": params.corpus.language, "seconds": stats["seconds"], "manifest_sha256": sha256(corpus / "manifest.jsonl"),
+        },
+        "gate": {"tiers": verdict["tiers"].get(checkpoint), "score": verdict["scores"].get(checkpoint)},
+    }  # fmt: skip
+    write_json(folder / RECORD, record)
+
+    # 3. The licence and notices of the base, and the card.
+    for notice in sorted(path for path in block.weights.iterdir() if path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE")):
+        shutil.copy(notice, folder)
+    write_text(folder / "README.md", model_card(family, record))
+
+
+def model_card(family: Family, record: dict[str, Any]) -> str:
+    """What whoever gets the folder must know, as hubs show it."""
+    licence, corpus, weights = licences.card(family.name)["licence"]["weights"], record["corpus"], record["weights"]
+    base = ", ".join(weights["commits"]) or weights["folder"]
+    at = f" at commit {', '.join(weights['commits'].values())}" if weights["commits"] else ""
+    promoted = record["checkpoint"] == record["promoted"]
+    title = f"# {corpus['speaker']}, by {family.card['title']}"
+    warning = f"**Not promoted.** {record['why']} It was exported on request: listen before you use it.\n\n"
+    recorded = f", recorded {corpus['date']}" if corpus["date"] else ""
+    return f"""---
+license: {licence["name"].lower()}
+base_model: {base}
+language: {corpus["language"]}
+pipeline_tag: text-to-speech
+---
+
+{title}
+
+{"" if promoted else warning}A voice fine-tuned on one speaker.
+
+| | |
+|---|---|
+| base | {base}{at} |
+| checkpoint | {record["checkpoint"]}, LoRA scale {record["scale"]} |
+| corpus | {corpus["source"]}{recorded}: {corpus["speaker"]}, {corpus["seconds"] / 60:.1f} minutes; manifest sha256 {corpus["manifest_sha256"][:16]} |
+| licence of the base | {licence["name"]}: {licence["says"]} |
+
+## What the gate heard
+
+{_gate_table(record)}
+
+The decision: {record["why"]}
+
+The licence of the base and the rights in the recordings both bind whoever uses this voice. A synthetic voice is not
+the person: say that it is synthetic.
+"""
+
+
+def _gate_table(record: dict[str, Any]) -> str:
+    tiers, score = record["gate"]["tiers"], record["gate"]["score"]
+    if not tiers:
+        return "The gate has not judged this checkpoint."
+    rows = [
+        f"| {tier} | {one['passed_takes']} of {one['takes']} | {'yes' if one['passed'] else 'no'} |"
+        for tier, one in tiers.items()
+    ]
+    low, high = score["ci"]
+    nearness = "not measured" if score["similarity"] is None else f"{score['similarity']:.3f}"
+    return "\n".join([
+        "| length | takes that pass | passed |", "|---|---|---|", *rows, "",
+        f"Word error rate {score['word_error_rate']:.1%} (95 % interval {low:.1%} to {high:.1%}), similarity to the speaker {nearness}.",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)
