@@ -71,13 +71,11 @@ def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
 
 def test_a_take_that_wants_to_stop_at_once_has_two_frames(family):
     network = toy.network()
-    words, first = network.prompt(TEXTS[0])
-    codec = torch.full((1, len(words), CODEBOOKS), NOTHING)
-    codec[0, :, 0] = torch.tensor(first)
+    prompt = network.prompt(TEXTS[0])
     speaker = torch.from_numpy(VOICE.speaker_embedding)[None]
     with torch.no_grad():  # a head that wants nothing but the stop
         network.talker.codec_head.weight.mul_(1e-3)
-        hidden = network.talker.model.run(network.embed(torch.tensor([words]), codec, speaker))[0, -1]
+        hidden = network.talker.model.run(network.embed(prompt.text[None], prompt.codec[None], speaker))[0, -1]
         network.talker.codec_head.weight[network.ids.eos] = hidden
     (take,) = family.generate(network, TEXTS[:1], VOICE, Sampling(temperature=0.1), [1], [9])
     assert len(take.codes) == MIN_FRAMES and take.finish == "stop"
@@ -220,13 +218,11 @@ def by_hand(trunk: Any, x: np.ndarray, sections: tuple[int, ...]) -> np.ndarray:
 
 def states(network: Qwen3TTSNetwork, row: Example) -> tuple[torch.Tensor, int]:
     """Hidden states of the whole sequence, and the position of codec bos, from network and row alone."""
-    words, first = network.prompt(row.text)
-    text = torch.tensor([[*words, *[network.ids.tts_pad] * len(row.codes)]])
-    codec = torch.full((1, text.shape[1], CODEBOOKS), NOTHING)
-    codec[0, : len(first), 0] = torch.tensor(first)
-    codec[0, len(first) :] = torch.from_numpy(row.codes)
+    prompt = network.prompt(row.text)
+    text = torch.tensor([[*prompt.text, *[network.ids.tts_pad] * len(row.codes)]])
+    codec = torch.cat([prompt.codec, torch.from_numpy(row.codes)])[None]
     embeds = network.embed(text, codec, torch.from_numpy(row.speaker_embedding)[None])
-    return network.talker.model.run(embeds)[0], len(words) - 1
+    return network.talker.model.run(embeds)[0], len(prompt) - 1
 
 
 def test_defect_1_the_talkers_labels_are_shifted_once(family, folder):

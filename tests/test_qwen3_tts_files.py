@@ -233,7 +233,7 @@ def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     network = family.network(tmp_path)
-    words, _ = network.prompt("Hello.")
+    words = network.prompt("Hello.").text.tolist()
     role = network.prompt.tokenizer.decode(words[: len(network.prompt.role)], skip_special_tokens=False)
     assert role == "<|im_start|>assistant\n"
     assert [letters[n] for n in words[-8:-2]] == list("Hello.")
