@@ -31,6 +31,14 @@ def config(kind: str = "base") -> dict[str, Any]:
     return whole
 
 
+# The ten fields of the released generation_config.json, which upstream reads and we do not: params.yaml says how to draw.
+GENERATION = {
+    "do_sample": True, "repetition_penalty": 1.05, "temperature": 0.9, "top_p": 1.0, "top_k": 50,
+    "subtalker_dosample": True, "subtalker_temperature": 0.9, "subtalker_top_p": 1.0, "subtalker_top_k": 50,
+    "max_new_tokens": 8192,
+}  # fmt: skip
+
+
 def folder(path: Path, kind: str = "base", dtype: torch.dtype = torch.float32) -> Path:
     """The main folder of a release: everything but the codec's."""
     network = Qwen3TTSNetwork(config(kind))
@@ -39,6 +47,8 @@ def folder(path: Path, kind: str = "base", dtype: torch.dtype = torch.float32) -
     state = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps(config(kind)))
+    (path / "generation_config.json").write_text(json.dumps(GENERATION))
+    (path / "preprocessor_config.json").write_text('{"processor_class": "Qwen3TTSProcessor"}')
     for file in (GOLDEN / "tokenizer").iterdir():
         shutil.copy(file, path)
     return path

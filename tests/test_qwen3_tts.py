@@ -111,6 +111,17 @@ def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
     assert codes[:, 0].max() < FIRST and RESIDUAL / 2 < codes[:, 1:].max() < RESIDUAL
 
 
+def test_a_bfloat16_network_learns_and_speaks_as_the_float32_one(family, folder):
+    """Large bases are kept so. Logits are rounded, but likelihoods and the loss are float32 made of them."""
+    network, half, rows = family.network(folder), family.network(folder).bfloat16(), toy.examples()
+    result = family.loss(half, family.batch(half, rows))
+    assert result.total.dtype == torch.float32
+    assert result.total.item() == pytest.approx(loss(family, network, rows), abs=0.03)
+    (take,) = family.generate(half, TEXTS[:1], VOICE, Sampling(), [1], [8])
+    assert take.logprobs.dtype == np.float32
+    np.testing.assert_allclose(family.decision_logprobs(half, TEXTS[0], VOICE, take), take.logprobs, atol=0.2)
+
+
 def test_a_code_that_was_used_is_less_likely_but_scored_as_it_is(family):
     """Upstream's repetition penalty of 1.05: 1.00 falls behind 0.97."""
     network, hidden, used = toy.network(), torch.eye(32)[:1], torch.zeros(1, FIRST + 1, dtype=torch.bool)

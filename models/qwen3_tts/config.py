@@ -111,26 +111,3 @@ def check(config: dict[str, Any], where: str) -> dict[str, Any]:
             f"{where}: not Qwen3-TTS's configuration (no {error}); use the file that came with the weights"
         ) from None
     return config
-
-
-# Qwen3-TTS-12Hz-1.7B-Base, as several ports embed its config.json.
-RELEASED: dict[str, Any] = {
-    "model_type": "qwen3_tts", "tts_model_type": "base",
-    "im_start_token_id": 151644, "im_end_token_id": 151645,
-    "tts_pad_token_id": 151671, "tts_bos_token_id": 151672, "tts_eos_token_id": 151673,
-    "talker_config": {
-        "vocab_size": 3072, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000,
-        "rope_scaling": {"interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
-        "max_position_embeddings": 32768, "num_code_groups": 16, "text_vocab_size": 151936, "text_hidden_size": 2048,
-        "codec_pad_id": 2148, "codec_bos_id": 2149, "codec_eos_token_id": 2150, "codec_think_id": 2154,
-        "codec_nothink_id": 2155, "codec_think_bos_id": 2156, "codec_think_eos_id": 2157,
-        "code_predictor_config": {
-            "vocab_size": 2048, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 5,
-            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
-            "rope_theta": 1000000, "max_position_embeddings": 65536, "num_code_groups": 16,
-        },
-    },
-    "speaker_encoder_config": {"enc_dim": 2048, "sample_rate": 24000},
-}
