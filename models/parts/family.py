@@ -184,6 +184,10 @@ class Family(ABC):
         return list(examples)
 
     # --- network --------------------------------------------------------------------------------------------------
+    def check_release(self, weights: Path) -> None:
+        """UserError for the first thing that is wrong with a folder of released weights. Reads no tensor."""
+        raise UserError(f"{self.name}: released weights can't be brought in yet")
+
     @abstractmethod
     def network(self, weights: Path) -> torch.nn.Module:
         """The network with the released key names, loaded strictly, float32, in eval mode."""

@@ -76,7 +76,7 @@ class SpeechLM(nn.Module):
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text as training and generation both see it; version 3 has its instruction before it."""
         prefix = self.config["instruct"] if self.version == 3 else ""
-        return ids_of(self.tokenizer, prefix + clean(text))
+        return ids_of(self.tokenizer, prefix + clean(self.tokenizer, text))
 
     def embed(self, text: torch.Tensor, lengths: torch.Tensor, speech: torch.Tensor) -> torch.Tensor:
         """text (B, Lt) and speech (B, Ls) ids, right-padded; lengths (B, 2) -> embeddings (B, L, width), right-padded."""

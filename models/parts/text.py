@@ -20,8 +20,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def clean(text: str) -> str:
-    """What every network reads: NFKC, curly quotes straightened, runs of white space and of marks made one."""
+def reads_phones(tokenizer: Tokenizer) -> bool:
+    """The tiny bases' tokenizers do; the released ones read letters."""
+    return tokenizer.token_to_id(PAUSE) is not None
+
+
+def clean(tokenizer: Tokenizer, text: str) -> str:
+    """What the tiny bases read: NFKC, curly quotes straightened, runs of white space and of marks made one.
+
+    Released networks get the text as it is written: what their tokenizers do to it themselves is what they learnt from.
+    """
+    if not reads_phones(tokenizer):
+        return text
     text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'").replace("\u2026", ".")
     text = re.sub(r"([.,?!])[.,?!]+", r"\1", text)
     return re.sub(r"\s+", " ", text).strip()
@@ -36,7 +46,7 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 
 def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text. A tokenizer of phones gets it as it is pronounced; special tokens stay what they are."""
-    if tokenizer.token_to_id(PAUSE) is not None:
+    if reads_phones(tokenizer):
         parts = _specials(tokenizer).split(text)  # every second one is a special token
         text = " ".join(part if index % 2 else pronounced(part) for index, part in enumerate(parts))
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
@@ -51,8 +61,12 @@ def _specials(tokenizer: Tokenizer) -> re.Pattern[str]:
 
 def text_ids(tokenizer: Tokenizer, text: str, control: Collection[int]) -> list[int]:
     """Ids of a text. UserError for one that is empty or holds a token of `control`, which would end its turn."""
-    ids = ids_of(tokenizer, clean(text))
-    if not ids:
+    return readable(tokenizer, text, ids_of(tokenizer, clean(tokenizer, text)), control)
+
+
+def readable(tokenizer: Tokenizer, text: str, ids: list[int], control: Collection[int]) -> list[int]:
+    """`ids` themselves, which are those of `text`; the same errors as `text_ids`."""
+    if not ids or not text.strip():
         raise UserError(f"text {text!r}: nothing to say; leave it out, or write it in words")
     if found := [token for token in ids if token in control]:
         token = tokenizer.id_to_token(found[0])

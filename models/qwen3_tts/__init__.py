@@ -22,7 +22,7 @@ from models.parts.takes import check_length
 from models.parts.weights import check_facts, draw_weights
 from models.qwen3_tts import dataset, generation
 from models.qwen3_tts.network import Qwen3TTSNetwork
-from models.qwen3_tts.prompt import NOTHING
+from models.qwen3_tts.prompt import NOTHING, Layout
 from models.qwen3_tts.speaker import LOUDNESS
 from models.small.phones import phone_tokenizer
 
@@ -39,9 +39,16 @@ class Qwen3TTS(PeftFamily):
 
     # --- data -----------------------------------------------------------------------------------------------------
     def codec(self, weights: Path) -> Codec:
+        """The released codec where the folder has one, else the tiny base's."""
         from models.qwen3_tts.codec import QwenCodec
+        from models.qwen3_tts.released.codec import FOLDER, ReleasedCodec
 
-        return QwenCodec(weights / "codec")
+        return ReleasedCodec(weights) if (weights / FOLDER).is_dir() else QwenCodec(weights / "codec")
+
+    def check_release(self, weights: Path) -> None:
+        from models.qwen3_tts.released.check import check_release
+
+        check_release(weights)
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
         dataset.write(examples, folder)
@@ -100,7 +107,8 @@ class Qwen3TTS(PeftFamily):
         for example in examples:
             _check(network, example)
         speaker = np.stack([example.speaker_embedding for example in examples])
-        return _pad(network, [(example.text, example.codes) for example in examples], speaker)
+        takes = [(network.prompt(example.text, example.speaker), example.codes) for example in examples]
+        return _pad(network, takes, speaker)
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
         """The mean over the talker's decisions plus 0.3 × the mean over the code predictor's, upstream's weights."""
@@ -118,18 +126,15 @@ class Qwen3TTS(PeftFamily):
         assert isinstance(network, Qwen3TTSNetwork)
         _check_vector(network, voice.speaker_embedding, f"voice {voice.speaker}")
         with evaluating(network):
+            prompts = [network.prompt(text, voice.speaker) for text in texts]
             speaker = torch.from_numpy(voice.speaker_embedding)
-            return generation.generate(network, texts, speaker, sampling, seeds, max_frames)
+            return generation.generate(network, prompts, speaker, sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, Qwen3TTSNetwork)
         with evaluating(network):
-            batch = _pad(network, [(text, generation.codes)], voice.speaker_embedding[None])
-            first, codes, rest, residual = decisions(network, {k: v.to(network.device) for k, v in batch.items()})
-        first_log, rest_log = logprob(first, codes)[:, None], logprob(rest, residual)
-        frames = torch.cat([first_log[:-1], rest_log], -1).flatten()
-        return torch.cat([frames, first_log[-1]] if generation.finish == "stop" else [frames]).cpu().numpy()
+            return scored(network, network.prompt(text, voice.speaker), voice.speaker_embedding, generation)
 
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
         assert isinstance(network, Qwen3TTSNetwork)
@@ -169,6 +174,15 @@ def decisions(
     return network.first_logits(hidden), choices, rest, frames[starts][:, 1:]
 
 
+def scored(network: Qwen3TTSNetwork, prompt: Layout, speaker: np.ndarray, take: Generation) -> np.ndarray:
+    """Log-probabilities of the decisions of `take`, teacher-forced after `prompt`: those of `take.logprobs`."""
+    batch = _pad(network, [(prompt, take.codes)], speaker[None])
+    first, codes, rest, residual = decisions(network, {k: v.to(network.device) for k, v in batch.items()})
+    first_log, rest_log = logprob(first, codes)[:, None], logprob(rest, residual)
+    frames = torch.cat([first_log[:-1], rest_log], -1).flatten()
+    return torch.cat([frames, first_log[-1]] if take.finish == "stop" else [frames]).cpu().numpy()
+
+
 def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
     """The linear layers that `targets` mean, in order: `q_proj` is that of both transformers, as PEFT's suffixes mean
     it, `talker.q_proj` and `code_predictor.q_proj` one's alone. UserError for a name that is none."""
@@ -199,7 +213,7 @@ def _check(network: Qwen3TTSNetwork, example: Example) -> None:
 
 
 def _check_vector(network: Qwen3TTSNetwork, vector: np.ndarray, what: str) -> None:
-    if vector.shape != (network.speaker_size,):
+    if network.speaker_size and vector.shape != (network.speaker_size,):
         raise UserError(
             f"{what}: a speaker vector of {vector.size} figures, but the network takes {network.speaker_size}; "
             "run the tokenise stage again"
@@ -207,20 +221,20 @@ def _check_vector(network: Qwen3TTSNetwork, vector: np.ndarray, what: str) -> No
 
 
 def _pad(
-    network: Qwen3TTSNetwork, takes: Sequence[tuple[str, np.ndarray]], speaker: np.ndarray
+    network: Qwen3TTSNetwork, takes: Sequence[tuple[Layout, np.ndarray]], speaker: np.ndarray
 ) -> dict[str, torch.Tensor]:
     """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
-    prompts = [network.prompt(text) for text, _ in takes]
-    length = max(len(words) + len(codes) for (words, _), (_, codes) in zip(prompts, takes, strict=True))
+    length = max(len(prompt) + len(codes) for prompt, codes in takes)
     check_length(length, network.max_length)
     shape = (len(takes), length)
     text, labels = torch.full(shape, network.ids.tts_pad), torch.full(shape, IGNORED)
     codec = torch.full((*shape, network.codebooks), NOTHING)
     label_codes = torch.zeros_like(codec)
-    for row, ((words, first), (_, codes)) in enumerate(zip(prompts, takes, strict=True)):
-        start, end, frames = len(words), len(words) + len(codes), torch.from_numpy(codes.astype(np.int64))
-        text[row, :start], codec[row, :start, 0] = torch.tensor(words), torch.tensor(first)
-        codec[row, start:end] = frames
+    for row, (prompt, codes) in enumerate(takes):
+        start, end, frames = len(prompt), len(prompt) + len(codes), torch.from_numpy(codes.astype(np.int64))
+        along = torch.tensor(prompt.following[: len(codes)], dtype=torch.int64)
+        text[row, :start], text[row, start : start + len(along)] = prompt.text, along
+        codec[row, :start], codec[row, start:end] = prompt.codec, frames
         labels[row, start - 1 : end - 1] = frames[:, 0]
         labels[row, end - 1] = network.ids.codes
         label_codes[row, start - 1 : end - 1] = frames

@@ -6,7 +6,8 @@ write a file that they cannot read back, so that a folder is always made by edit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import Qwen3Config
@@ -17,6 +18,8 @@ _BLOCK = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
 )
+BASE, CUSTOM = "base", "custom_voice"
+KINDS = (BASE, CUSTOM, "voice_design")  # of weights; who speaks is said by a vector, by a row, by an instruction
 SPEAKER_ROW = 3000  # of the codec embedding: where upstream's fine-tunes keep the speaker's vector
 
 
@@ -35,6 +38,10 @@ class Ids:
     tts_pad: int  # these three are text tokens
     tts_bos: int
     tts_eos: int
+    think: int = -1  # before a language; our tiny networks know of none
+    languages: Mapping[str, int] = field(default_factory=dict)
+    speakers: Mapping[str, int] = field(default_factory=dict)  # rows of the codec embedding, of a custom voice
+    dialects: Mapping[str, str | bool] = field(default_factory=dict)  # what a speaker speaks instead of Chinese
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Ids:
@@ -46,12 +53,35 @@ class Ids:
             nothink=talker["codec_nothink_id"], think_bos=talker["codec_think_bos_id"],
             think_eos=talker["codec_think_eos_id"], speaker=talker.get("speaker_row", SPEAKER_ROW),
             tts_pad=config["tts_pad_token_id"], tts_bos=config["tts_bos_token_id"], tts_eos=config["tts_eos_token_id"],
+            think=talker.get("codec_think_id", -1), languages=talker.get("codec_language_id") or {},
+            speakers=talker.get("spk_id") or {}, dialects=talker.get("spk_is_dialect") or {},
         )
 
     @property
     def codec(self) -> list[int]:
         """Every special row of the codec embedding that a sequence needs."""
-        return [self.eos, self.bos, self.pad, self.nothink, self.think_bos, self.think_eos, self.speaker]
+        needed = [self.eos, self.bos, self.pad, self.nothink, self.think_bos, self.think_eos, self.speaker]
+        return [*needed, *([self.think] if self.languages else []), *self.languages.values(), *self.speakers.values()]
+
+    def language(self, name: str, speaker: str = "") -> int | None:
+        """The codec token of a language; None for "auto". A speaker of a dialect speaks it for "auto" and "chinese".
+
+        UserError for a language that the network does not know.
+        """
+        wanted = name.lower()
+        if wanted in ("auto", "chinese"):
+            wanted = str(self.dialects.get(speaker.lower()) or wanted)
+        if wanted == "auto":
+            return None
+        if wanted not in self.languages:
+            raise UserError(f"language {name!r}: the network knows {', '.join(['auto', *self.languages])}; ask for one of them")
+        return self.languages[wanted]
+
+    def row_of(self, speaker: str) -> int:
+        """The row of the codec embedding that is a custom voice's speaker. UserError for one that it does not know."""
+        if speaker.lower() not in self.speakers:
+            raise UserError(f"speaker {speaker!r}: the weights know {', '.join(self.speakers) or 'none'}; ask for one of them")
+        return self.speakers[speaker.lower()]
 
 
 def block_config(section: dict[str, Any]) -> Qwen3Config:
@@ -73,32 +103,11 @@ def check(config: dict[str, Any], where: str) -> dict[str, Any]:
             block_config(section)
             section["num_code_groups"]
         talker["text_vocab_size"], talker["text_hidden_size"]
-        config["speaker_encoder_config"], config["tts_model_type"]
+        config["speaker_encoder_config"]
+        if config["tts_model_type"] not in KINDS:
+            raise UserError(f"{where}: tts_model_type {config['tts_model_type']!r}; use weights of {', '.join(KINDS)}")
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{where}: not Qwen3-TTS's configuration (no {error}); use the file that came with the weights"
         ) from None
     return config
-
-
-# Qwen3-TTS-12Hz-1.7B-Base, as several ports embed its config.json.
-RELEASED: dict[str, Any] = {
-    "model_type": "qwen3_tts", "tts_model_type": "base",
-    "im_start_token_id": 151644, "im_end_token_id": 151645,
-    "tts_pad_token_id": 151671, "tts_bos_token_id": 151672, "tts_eos_token_id": 151673,
-    "talker_config": {
-        "vocab_size": 3072, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000,
-        "rope_scaling": {"interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
-        "max_position_embeddings": 32768, "num_code_groups": 16, "text_vocab_size": 151936, "text_hidden_size": 2048,
-        "codec_pad_id": 2148, "codec_bos_id": 2149, "codec_eos_token_id": 2150, "codec_think_id": 2154,
-        "codec_nothink_id": 2155, "codec_think_bos_id": 2156, "codec_think_eos_id": 2157,
-        "code_predictor_config": {
-            "vocab_size": 2048, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 5,
-            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
-            "rope_theta": 1000000, "max_position_embeddings": 65536, "num_code_groups": 16,
-        },
-    },
-    "speaker_encoder_config": {"enc_dim": 2048, "sample_rate": 24000},
-}

@@ -12,7 +12,7 @@ from models.parts.family import Generation, Sampling
 from models.parts.sampling import draw, generators, logprob, uniforms
 from models.parts.takes import Takes, frames_left
 from models.qwen3_tts.network import Qwen3TTSNetwork
-from models.qwen3_tts.prompt import NOTHING
+from models.qwen3_tts.prompt import NOTHING, Layout
 
 # QwenLM/Qwen3-TTS, qwen_tts/core/models/modeling_qwen3_tts.py: no take ends before this many frames, and an entry of
 # codebook 0 that the take has already used gets less likely by this factor.
@@ -21,23 +21,22 @@ MIN_FRAMES, REPETITION_PENALTY = 2, 1.05
 
 @torch.inference_mode()
 def generate(
-    network: Qwen3TTSNetwork, texts: Sequence[str], speaker: torch.Tensor, sampling: Sampling, seeds: Sequence[int],
-    max_frames: Sequence[int],
+    network: Qwen3TTSNetwork, prompts: Sequence[Layout], speaker: torch.Tensor, sampling: Sampling,
+    seeds: Sequence[int], max_frames: Sequence[int],
 ) -> list[Generation]:
-    """Texts and one speaker vector (E,) to codes. Rows end by themselves; an ended row leaves the batch at once.
+    """Prompts and one speaker vector (E,) to codes. Rows end by themselves; an ended row leaves the batch at once.
 
     Prompts are padded on the left, out of sight: a row's positions count its own tokens alone.
     """
-    prompts, device, stop = [network.prompt(text) for text in texts], network.device, network.ids.codes
-    width = max(len(words) for words, _ in prompts)
-    limits = frames_left([len(words) for words, _ in prompts], max_frames, network.max_length)
+    device, stop, pad = network.device, network.ids.codes, network.ids.tts_pad
+    width = max(map(len, prompts))
+    limits = frames_left([len(prompt) for prompt in prompts], max_frames, network.max_length)
     text = torch.zeros(len(prompts), width, dtype=torch.int64)
     codec = torch.full((len(prompts), width, network.codebooks), NOTHING)
     mask = torch.zeros(len(prompts), width, dtype=torch.int64)
-    for row, (words, first) in enumerate(prompts):
-        text[row, width - len(words) :] = torch.tensor(words)
-        codec[row, width - len(words) :, 0] = torch.tensor(first)
-        mask[row, width - len(words) :] = 1
+    for row, prompt in enumerate(prompts):
+        start = width - len(prompt)
+        text[row, start:], codec[row, start:], mask[row, start:] = prompt.text, prompt.codec, 1
     text, codec, mask = text.to(device), codec.to(device), mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     speakers = speaker.to(device).expand(len(prompts), -1)
@@ -55,7 +54,8 @@ def generate(
             frame, used, mask, positions, speakers = (t[keep] for t in (frame, used, mask, positions, speakers))
             cache.batch_select_indices(keep)
         used = used.scatter(1, frame[:, :1], True)
-        text, codec = torch.full((len(frame), 1), network.ids.tts_pad, device=device), frame[:, None]
+        along = [prompts[row].following[step : step + 1] or [pad] for row in takes.rows]
+        text, codec = torch.tensor(along, device=device), frame[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions[:, -1:] + 1
     return takes.generations()

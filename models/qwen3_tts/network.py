@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import Cache, Qwen3Config, Qwen3Model
 
 from models.parts.weights import load_into, read_config, save_base
-from models.qwen3_tts.config import Ids, block_config, check
+from models.qwen3_tts.config import BASE, Ids, block_config, check
 from models.qwen3_tts.prompt import Prompt
 from models.qwen3_tts.speaker import speaker_encoder
 from models.qwen3_tts.tokenizer import load
@@ -101,10 +101,10 @@ class Qwen3TTSNetwork(nn.Module):
         self.residual_entries: int = config["talker_config"]["code_predictor_config"]["vocab_size"]
         self.max_length: int = config["talker_config"]["max_position_embeddings"]
         self.talker = Talker(config["talker_config"])
-        # Upstream's fine-tunes ("custom_voice") have none: their speaker is a row of the codec embedding.
-        measured = config["tts_model_type"] == "base"
-        self.speaker_encoder = speaker_encoder(config["speaker_encoder_config"]) if measured else None
-        self._prompt = Prompt(tokenizer, self.ids) if tokenizer else None
+        # Only a base hears a vector. The speakers of a custom voice, upstream's fine-tunes, are rows of the codec embedding.
+        kind = config["tts_model_type"]
+        self.speaker_encoder = speaker_encoder(config["speaker_encoder_config"]) if kind == BASE else None
+        self._prompt = Prompt(tokenizer, self.ids, self.codebooks, kind) if tokenizer else None
 
     @property
     def prompt(self) -> Prompt:
@@ -118,20 +118,21 @@ class Qwen3TTSNetwork(nn.Module):
 
     @property
     def speaker_size(self) -> int:
-        """Figures of a speaker vector as the codec measures it."""
-        return self.speaker_encoder.size if self.speaker_encoder else self.talker.codec_head.in_features
+        """Figures of a speaker vector as the codec measures it; 0 where the network takes none."""
+        return self.speaker_encoder.size if self.speaker_encoder else 0
 
     def embed(self, text: torch.Tensor, codec: torch.Tensor, speaker: torch.Tensor) -> torch.Tensor:
         """Text ids (B, L), codec ids (B, L, K; -1 where there is none) and speaker vectors (B, E) to (B, L, hidden).
 
         The same for prompt and frames, in training and in generation: the sum of the projected text embedding, the
-        codec embeddings, and in the speaker's position the speaker's vector.
+        codec embeddings, and in a base's speaker position the speaker's vector.
         """
         talker = self.talker
         x = talker.text_projection(talker.model.text_embedding(text))
-        rows = self.speaker_encoder.rows(speaker) if self.speaker_encoder else speaker
         first = self.embed_first(codec[..., 0].clamp(min=0))
-        first = torch.where((codec[..., 0] == self.ids.speaker)[..., None], rows[:, None].to(first.dtype), first)
+        if self.speaker_encoder:
+            rows = self.speaker_encoder.rows(speaker)[:, None].to(first.dtype)
+            first = torch.where((codec[..., 0] == self.ids.speaker)[..., None], rows, first)
         x = x + first * (codec[..., 0] >= 0)[..., None]
         for table, codes in zip(talker.code_predictor.model.codec_embedding, codec[..., 1:].unbind(-1), strict=True):
             x = x + table(codes.clamp(min=0)) * (codes >= 0)[..., None]

@@ -71,13 +71,11 @@ def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
 
 def test_a_take_that_wants_to_stop_at_once_has_two_frames(family):
     network = toy.network()
-    words, first = network.prompt(TEXTS[0])
-    codec = torch.full((1, len(words), CODEBOOKS), NOTHING)
-    codec[0, :, 0] = torch.tensor(first)
+    prompt = network.prompt(TEXTS[0])
     speaker = torch.from_numpy(VOICE.speaker_embedding)[None]
     with torch.no_grad():  # a head that wants nothing but the stop
         network.talker.codec_head.weight.mul_(1e-3)
-        hidden = network.talker.model.run(network.embed(torch.tensor([words]), codec, speaker))[0, -1]
+        hidden = network.talker.model.run(network.embed(prompt.text[None], prompt.codec[None], speaker))[0, -1]
         network.talker.codec_head.weight[network.ids.eos] = hidden
     (take,) = family.generate(network, TEXTS[:1], VOICE, Sampling(temperature=0.1), [1], [9])
     assert len(take.codes) == MIN_FRAMES and take.finish == "stop"
@@ -111,6 +109,17 @@ def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
     codes = np.concatenate([take.codes for take in takes])
     assert codes.dtype == np.int32 and codes.min() >= 0
     assert codes[:, 0].max() < FIRST and RESIDUAL / 2 < codes[:, 1:].max() < RESIDUAL
+
+
+def test_a_bfloat16_network_learns_and_speaks_as_the_float32_one(family, folder):
+    """Large bases are kept so. Logits are rounded, but likelihoods and the loss are float32 made of them."""
+    network, half, rows = family.network(folder), family.network(folder).bfloat16(), toy.examples()
+    result = family.loss(half, family.batch(half, rows))
+    assert result.total.dtype == torch.float32
+    assert result.total.item() == pytest.approx(loss(family, network, rows), abs=0.03)
+    (take,) = family.generate(half, TEXTS[:1], VOICE, Sampling(), [1], [8])
+    assert take.logprobs.dtype == np.float32
+    np.testing.assert_allclose(family.decision_logprobs(half, TEXTS[0], VOICE, take), take.logprobs, atol=0.2)
 
 
 def test_a_code_that_was_used_is_less_likely_but_scored_as_it_is(family):
@@ -220,13 +229,11 @@ def by_hand(trunk: Any, x: np.ndarray, sections: tuple[int, ...]) -> np.ndarray:
 
 def states(network: Qwen3TTSNetwork, row: Example) -> tuple[torch.Tensor, int]:
     """Hidden states of the whole sequence, and the position of codec bos, from network and row alone."""
-    words, first = network.prompt(row.text)
-    text = torch.tensor([[*words, *[network.ids.tts_pad] * len(row.codes)]])
-    codec = torch.full((1, text.shape[1], CODEBOOKS), NOTHING)
-    codec[0, : len(first), 0] = torch.tensor(first)
-    codec[0, len(first) :] = torch.from_numpy(row.codes)
+    prompt = network.prompt(row.text)
+    text = torch.tensor([[*prompt.text, *[network.ids.tts_pad] * len(row.codes)]])
+    codec = torch.cat([prompt.codec, torch.from_numpy(row.codes)])[None]
     embeds = network.embed(text, codec, torch.from_numpy(row.speaker_embedding)[None])
-    return network.talker.model.run(embeds)[0], len(words) - 1
+    return network.talker.model.run(embeds)[0], len(prompt) - 1
 
 
 def test_defect_1_the_talkers_labels_are_shifted_once(family, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from models.parts.errors import UserError
 from models.parts.family import Contract, Sampling, Voice
 from models.qwen3_tts import Qwen3TTS
-from models.qwen3_tts.config import RELEASED
+from models.qwen3_tts.config import check
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from stages.train import selfcheck
 from tests import toy_qwen3_tts as toy
@@ -160,63 +161,26 @@ def test_special_ids_must_fit_the_embeddings(family, field, value, message):
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def released(hidden: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of Qwen3-TTS-12Hz-Base, from the tables of upstream's classes."""
-    keys: dict[str, tuple[int, ...]] = {}
-
-    def blocks(prefix: str, width: int, mlp: int, layers: int) -> None:
-        for block in (f"{prefix}.layers.{n}" for n in range(layers)):
-            keys.update({f"{block}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")})
-            keys.update({f"{block}.self_attn.{name}_norm.weight": (128,) for name in "qk"})
-            keys.update({f"{block}.self_attn.{name}_proj.weight": (1024, width) for name in "kv"})
-            keys[f"{block}.self_attn.q_proj.weight"] = (2048, width)
-            keys[f"{block}.self_attn.o_proj.weight"] = (width, 2048)
-            keys.update({f"{block}.mlp.{name}_proj.weight": (mlp, width) for name in ("gate", "up")})
-            keys[f"{block}.mlp.down_proj.weight"] = (width, mlp)
-        keys[f"{prefix}.norm.weight"] = (width,)
-
-    def layer(name: str, *shape: int) -> None:
-        keys.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
-
-    def conv(name: str, outputs: int, inputs: int, kernel: int = 1) -> None:
-        layer(f"speaker_encoder.{name}", outputs, inputs, kernel)
-
-    blocks("talker.model", hidden, 3 * hidden, 28)
-    keys["talker.model.codec_embedding.weight"] = keys["talker.codec_head.weight"] = (3072, hidden)
-    keys["talker.model.text_embedding.weight"] = (151936, 2048)
-    layer("talker.text_projection.linear_fc1", 2048, 2048)
-    layer("talker.text_projection.linear_fc2", hidden, 2048)
-    predictor = "talker.code_predictor"
-    blocks(f"{predictor}.model", 1024, 3072, 5)
-    for n in range(15):
-        keys[f"{predictor}.model.codec_embedding.{n}.weight"] = (2048, hidden)
-        keys[f"{predictor}.lm_head.{n}.weight"] = (2048, 1024)
-    if hidden != 1024:
-        layer(f"{predictor}.small_to_mtp_projection", 1024, hidden)
-    conv("blocks.0.conv", 512, 128, 5)
-    for n in (1, 2, 3):
-        conv(f"blocks.{n}.tdnn1.conv", 512, 512)
-        for part in range(7):
-            conv(f"blocks.{n}.res2net_block.blocks.{part}.conv", 64, 64, 3)
-        conv(f"blocks.{n}.tdnn2.conv", 512, 512)
-        conv(f"blocks.{n}.se_block.conv1", 128, 512)
-        conv(f"blocks.{n}.se_block.conv2", 512, 128)
-    conv("mfa.conv", 1536, 1536)
-    conv("asp.tdnn.conv", 128, 3 * 1536)
-    conv("asp.conv", 1536, 128)
-    conv("fc", hidden, 2 * 1536)
-    return keys
+KEYS = Path(__file__).parent / "golden/qwen3_tts/keys"  # of the released files, and their configurations
+SIZES = {"1.7B": (2048, 1_928_677_440), "0.6B": (1024, 914_643_008)}  # figures of a speaker vector, parameters
 
 
-@pytest.mark.parametrize(("hidden", "parameters"), [(2048, 1_928_677_440), (1024, 914_643_008)])
-def test_released_names_shapes_and_size(hidden, parameters):
-    talker = RELEASED["talker_config"] | {"hidden_size": hidden, "intermediate_size": 3 * hidden}
+@pytest.mark.parametrize("size, kind", [(size, kind) for size in SIZES for kind in ("Base", "CustomVoice")] + [("1.7B", "VoiceDesign")])
+def test_released_configurations_make_the_released_names_and_shapes(size, kind):
+    release = f"Qwen3-TTS-12Hz-{size}-"
+    config = check(json.loads((KEYS / f"{release}{kind}+config.json").read_text()), "config.json")
     with torch.device("meta"):
-        network = Qwen3TTSNetwork(RELEASED | {"talker_config": talker, "speaker_encoder_config": {"enc_dim": hidden}})
-    assert {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} == released(hidden)
-    assert sum(p.numel() for p in network.parameters()) == parameters
+        network = Qwen3TTSNetwork(config)
+    wanted = json.loads((KEYS / f"{release}Base+model.safetensors.json").read_text())
+    encoder = {name for name in wanted if name.startswith("speaker_encoder.")}  # only a Base measures vectors
+    made = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert made == {name: shape for name, (shape, _) in wanted.items() if kind == "Base" or name not in encoder}
     ids = network.ids
-    assert (ids.codes, ids.eos, ids.speaker, network.speaker_size) == (2048, 2150, 3000, hidden)
+    assert (ids.codes, ids.eos, ids.speaker) == (2048, 2150, 3000)
+    if kind == "Base":
+        assert (network.speaker_size, sum(p.numel() for p in network.parameters())) == SIZES[size]
+    if kind == "CustomVoice":
+        assert (ids.row_of("Vivian"), ids.language("Auto", "Dylan")) == (3065, ids.languages["beijing_dialect"])
 
 
 def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
@@ -233,7 +197,7 @@ def test_a_released_folder_loads_by_its_own_files(family, folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     network = family.network(tmp_path)
-    words, _ = network.prompt("Hello.")
+    words = network.prompt("Hello.").text.tolist()
     role = network.prompt.tokenizer.decode(words[: len(network.prompt.role)], skip_special_tokens=False)
     assert role == "<|im_start|>assistant\n"
     assert [letters[n] for n in words[-8:-2]] == list("Hello.")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from models.parts.family import Sampling
 from models.parts.sampling import draw, draw_unrepeated, generators, uniforms
@@ -47,6 +51,18 @@ def test_top_p_keeps_the_smallest_set_with_that_mass():
 def test_temperature_does_not_change_the_set():
     """At 0.1 the first entry alone would hold 99 % of the sharpened mass; the set is cut before."""
     assert (shares(Sampling(2.0, 0, 0.81)) > 0).tolist() == (shares(Sampling(0.5, 0, 0.81)) > 0).tolist()
+
+
+def test_qwens_released_setting_is_the_distribution_that_transformers_draws_from():
+    """Upstream's sampler: temperature, then top-k, then top-p. Here the temperature comes last, and top-p is 1."""
+    released = yaml.safe_load(Path("params.yaml").read_text())["qwen3_tts"]["full"]["sampling"]
+    sampling = Sampling(**released)
+    logits = 3 * torch.randn(200, generator=torch.Generator().manual_seed(3))
+    steps = [TemperatureLogitsWarper(sampling.temperature), TopKLogitsWarper(sampling.top_k), TopPLogitsWarper(sampling.top_p)]
+    wanted = logits[None]
+    for step in steps:
+        wanted = step(None, wanted)
+    torch.testing.assert_close(shares(sampling, logits, 20_000), wanted[0].softmax(-1), atol=1e-4, rtol=0)
 
 
 @settings(max_examples=60, deadline=None)
