@@ -161,7 +161,7 @@ def test_special_ids_must_fit_the_embeddings(family, field, value, message):
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-KEYS = Path(__file__).parent / "golden/qwen3_tts/keys"  # of the released files, and their configurations
+KEYS = Path(__file__).parents[1] / "golden/qwen3_tts/keys"  # of the released files, and their configurations
 SIZES = {"1.7B": (2048, 1_928_677_440), "0.6B": (1024, 914_643_008)}  # figures of a speaker vector, parameters
 
 
