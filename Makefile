@@ -1,11 +1,14 @@
 # `make repro` is all a newcomer needs; `make` lists the rest. Setting up is part of every target and happens once.
 PYTHON ?= python3.11
 MODEL  ?=
+FROM   ?=
+SIZE   ?=
+REVISION ?=
 SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro demo report compare test lint bases bench bench-voice clean
+.PHONY: help setup repro demo report compare weights test lint bases bench bench-voice clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +30,11 @@ report: setup  ## build the listening pages, and what they need, and print where
 
 compare: setup  ## table of the runs: what each one changed and what came of it
 	@python -m stages.compare
+
+weights: .venv/ready  ## bring released weights in: make weights MODEL=qwen3_tts [SIZE=0.6B] [REVISION=commit], or FROM=/a/folder
+	@[ -n "$(MODEL)" ] || { echo "make weights: say which family, like MODEL=qwen3_tts"; exit 1; }
+	@python -m stages.weights.bring --model "$(MODEL)" $(if $(FROM),--from "$(FROM)") $(if $(SIZE),--size "$(SIZE)") \
+		$(if $(REVISION),--revision "$(REVISION)")
 
 test: setup lint .venv/has-chromium .venv/has-chromedriver  ## lint and run every test
 	pytest -n 2

@@ -183,6 +183,13 @@ class Family(ABC):
         return list(examples)
 
     # --- network --------------------------------------------------------------------------------------------------
+    def check_release(self, weights: Path) -> None:
+        """UserError unless `weights` holds this family's release, every key, shape and dtype; no tensor need be read.
+
+        Its pickles and ONNX parts are safetensors of the same names by then, nested dictionaries as dotted keys.
+        """
+        raise UserError(f"{self.name}: released weights can't be brought in yet")
+
     @abstractmethod
     def network(self, weights: Path) -> torch.nn.Module:
         """The network with the released key names, loaded strictly, float32, in eval mode."""
