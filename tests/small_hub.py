@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.file(id, file[3], commit)
         described = [_described(name, data) for name, data in self.served.files[id].items()]
         if match and match[2] == "tree":
-            return self.json([{"type": "file", "path": one["rfilename"], "oid": one["blobId"], "size": one["size"]} | ({"lfs": one["lfs"] | {"oid": one["lfs"]["sha256"]}} if "lfs" in one else {}) for one in described])
+            return self.json([_entry(one) for one in described])
         return self.json({"id": id, "sha": commit, "siblings": described})
 
     def file(self, id: str, name: str, commit: str) -> None:
@@ -114,3 +114,9 @@ def _described(name: str, data: bytes) -> dict[str, Any]:
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     lfs = {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}} if len(data) >= LARGE else {}
     return {"rfilename": name, "size": len(data), "blobId": blob} | lfs
+
+
+def _entry(described: dict[str, Any]) -> dict[str, Any]:
+    """The same as an entry of the file tree."""
+    lfs = {"lfs": described["lfs"] | {"oid": described["lfs"]["sha256"]}} if "lfs" in described else {}
+    return {"type": "file", "path": described["rfilename"], "oid": described["blobId"], "size": described["size"]} | lfs

@@ -40,7 +40,8 @@ class Small(Family):
     def check_release(self, weights: Path) -> None:
         for name, shapes in SHAPES.items():
             with safe_open(weights / name, "pt") as file:
-                found = {key: file.get_slice(key).get_shape() for key in file.keys()}
+                names = file.keys()
+                found = {key: file.get_slice(key).get_shape() for key in names}
             if found != shapes:
                 raise UserError(f"{weights / name}: holds other tensors than Small has; take its own release")
 

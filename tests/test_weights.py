@@ -245,3 +245,11 @@ def test_manifests_are_json_that_anybody_can_read(release: Path) -> None:
     bring(Small(), release)
     manifest = json.loads((SMALL / "manifest.json").read_text())
     assert manifest["family"] == "small" and all(file["size"] == (SMALL / name).stat().st_size for name, file in manifest["files"].items())
+
+
+def test_the_same_file_gives_the_same_bytes(release: Path) -> None:
+    made = set()
+    for number in range(4):
+        convert(release / "codec.pt", "codec.pt", Path(f"{number}.safetensors"))
+        made.add(Path(f"{number}.safetensors").read_bytes())
+    assert len(made) == 1

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from tqdm import tqdm
 
 import models
@@ -27,7 +25,7 @@ from stages.common.cli import run
 from stages.common.files import PLACEHOLDER, publish, read_json, recover, sha256, write_json
 from stages.common.params import read_params
 from stages.weights import download, release
-from stages.weights.convert import check_readable, convert, converted
+from stages.weights.convert import check_readable, convert, converted, note_of
 from stages.weights.manifest import (
     FOLDER,
     MANIFEST,
@@ -101,8 +99,8 @@ def bring(family: Family, folder: Path | None, size: str | None = None, revision
 
     # 5. Say what they are, and put them in place.
     files = {converted(source.name): facts(source, done) for source in sources}
-    if locked.get("sha256") == digest(files):
-        commits = locked["commits"]  # the same weights from a folder have the same origin
+    if folder and locked.get("sha256") == digest(files):
+        commits = locked["commits"]  # the same bytes, so of the same origin
     write_json(done / MANIFEST, {"family": name, "commits": commits, "files": files})
     (done / PLACEHOLDER).write_text(PLACEHOLDER_TEXT, encoding="utf-8")
     publish(done, target)
@@ -203,10 +201,7 @@ def facts(source: Source, done: Path) -> dict[str, Any]:
     path = place(source, done)
     found: dict[str, Any] = {"sha256": sha256(path), "size": path.stat().st_size, "origin": source.repository or "folder", "commit": source.commit}
     if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as tensors:
-            metadata = tensors.metadata() or {}
-        if "converted_from" in metadata:
-            found |= {"converted_from": metadata["converted_from"], "left_out": json.loads(metadata["left_out"])}
+        found |= note_of(path)
     return found
 
 

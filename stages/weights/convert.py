@@ -18,6 +18,7 @@ from stages.common.files import read_json
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 CONVERTED = (*PICKLES, ".onnx")
+NOTE = "make weights"
 ALONE = "tensor"  # the key of a tensor that has a file to itself
 
 
@@ -30,8 +31,8 @@ def converted(name: str) -> str:
 def convert(path: Path, name: str, target: Path) -> None:
     """Write the tensors of `path`, a file of the release called `name`, to `target`.
 
-    Nested dictionaries become dotted keys. Numbers and texts among the tensors are listed in the file's metadata
-    (`left_out`), whatever else there is ends in a UserError. Nothing in a pickle is run.
+    Nested dictionaries become dotted keys. Numbers and texts among the tensors are listed in the file's metadata,
+    whatever else there is ends in a UserError. Nothing in a pickle is run. The same file gives the same bytes.
     """
     tensors: dict[str, torch.Tensor] = {}
     left_out: dict[str, str] = {}
@@ -48,8 +49,14 @@ def convert(path: Path, name: str, target: Path) -> None:
         raise UserError(f"{path}: {_why(error)}") from None
     if not tensors:
         raise UserError(f"{path}: holds no tensors; download it again")
-    metadata = {"format": "pt", "converted_from": name, "left_out": json.dumps(left_out, sort_keys=True)}
-    save_file(_apart(tensors), target, metadata=metadata)
+    note = json.dumps({"converted_from": name, "left_out": left_out}, sort_keys=True)
+    save_file(_apart(tensors), target, metadata={NOTE: note})  # one entry: safetensors writes several in any order
+
+
+def note_of(path: Path) -> dict[str, Any]:
+    """What `convert` noted in a safetensors file; empty for one that was released as such."""
+    with safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(NOTE, "{}")))
 
 
 def check_readable(path: Path, suffix: str) -> None:
