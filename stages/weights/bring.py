@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     if options.folder and (options.size or options.revision):
         raise UserError("FROM= names a folder, SIZE= and REVISION= what to download; take one or the other")
+    if options.model not in models.names():
+        raise UserError(f"MODEL={options.model}: no such family; there are {', '.join(models.names())}")
     try:
         bring(models.load(options.model), options.folder, options.size, options.revision)
     except KeyboardInterrupt:
