@@ -6,7 +6,7 @@ SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro demo report export speak rehearse compare test lint bases bench bench-voice clean
+.PHONY: help setup repro demo report weights export speak rehearse compare test lint bases bench bench-voice clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ rehearse: setup  ## the full path without released weights: make rehearse MODEL=
 
 compare: setup  ## table of the runs: what each one changed and what came of it
 	@python -m stages.compare
+
+weights: .venv/ready  ## bring released weights in: make weights MODEL=qwen3_tts [SIZE=0.6B] [REVISION=commit], or FROM=/a/folder
+	@[ -n "$(MODEL)" ] || { echo "make weights: say which family, like MODEL=qwen3_tts"; exit 1; }
+	@python -m stages.weights.bring --model "$(MODEL)" $(if $(FROM),--from "$(FROM)") $(if $(SIZE),--size "$(SIZE)") \
+		$(if $(REVISION),--revision "$(REVISION)")
 
 test: setup lint .venv/has-chromium .venv/has-chromedriver  ## lint and run every test
 	pytest -n 2

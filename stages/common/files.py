@@ -13,6 +13,7 @@ from typing import Any
 
 from models.parts.errors import UserError
 
+PLACEHOLDER = ".gitignore"  # in git, so that a folder is there before there is anything in it
 SCRATCH = Path(".scratch")  # ignored by git and DVC: what a resumable stage has done so far
 
 
@@ -24,9 +25,7 @@ def staged(target: Path, *, keep: bool = False) -> Iterator[Path]:
     what an earlier, interrupted run left there, and stays on failure: for stages that continue where they stopped.
     """
     folder = SCRATCH / target if keep else _beside(target, "partial")
-    old = _beside(target, "old")
-    if old.exists() and not target.exists():  # killed between the two renames below
-        old.rename(target)
+    recover(target)
     if not keep:
         _remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,12 +35,25 @@ def staged(target: Path, *, keep: bool = False) -> Iterator[Path]:
         if not keep:
             _remove(folder)
         raise
+    publish(folder, target)
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Let a finished folder take the place of `target`, which is whole at every moment but between two renames."""
+    old = _beside(target, "old")
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove(old)
     if target.exists():
         target.rename(old)
     folder.rename(target)
     _remove(old)
+
+
+def recover(target: Path) -> None:
+    """Put back what `publish` had just moved aside when it was killed."""
+    old = _beside(target, "old")
+    if old.exists() and not target.exists():
+        old.rename(target)
 
 
 def _beside(target: Path, suffix: str) -> Path:

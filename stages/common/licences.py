@@ -22,15 +22,14 @@ def card(name: str) -> dict[str, Any]:
     return facts
 
 
-def check(intended_use: str, models: list[str]) -> None:
-    """UserError naming the families among `models` whose weights may not serve `intended_use`."""
+def check(intended_use: str, licences: dict[str, dict[str, Any]]) -> None:
+    """UserError naming the families whose weights' licence, the card's, does not let them serve `intended_use`."""
     if intended_use != "commercial":
         return
-    licences = {name: card(name)["licence"]["weights"] for name in models}
     refused = {name: licence["name"] for name, licence in licences.items() if not licence["commercial"]}
     if refused:
         named = ", ".join(f"{name} ({licence})" for name, licence in refused.items())
-        rest = [name for name in models if name not in refused]
+        rest = [name for name in licences if name not in refused]
         way_out = f"narrow the run with -S 'models=[{','.join(rest)}]'" if rest else "choose another family"
         raise UserError(
             f"params.yaml: intended_use: the weights' licence forbids commercial use: {named}; "

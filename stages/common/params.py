@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from models.parts.errors import UserError
 from stages.common import licences
+from stages.common.files import PLACEHOLDER
 
 
 def _number(value: Any) -> Any:
@@ -161,21 +162,26 @@ class Params(Block):
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check everything: types, bounds, families, weights folders, licences. UserError is always one line."""
+    params, here = read_params(path), licences.families()
+    problems = [f"models: {name} stands there twice" for name in {*params.models} if params.models.count(name) > 1]
+    problems += [problem for name in params.models for problem in _check_family(params, name, here)]
+    if problems:
+        raise UserError(f"{path}: " + "; ".join(problems))
+    licences.check(params.intended_use, {name: licences.card(name)["licence"]["weights"] for name in params.models})
+    return params
+
+
+def read_params(path: str | Path = "params.yaml") -> Params:
+    """The same, whatever the families lack that are to run: types and bounds alone."""
     raw = _read(Path(path))
     here = licences.families()
     values: dict[str, Any] = {key: value for key, value in raw.items() if key not in here}
     values["families"] = {key: value for key, value in raw.items() if key in here}
     try:
-        params = Params.model_validate(values)
+        return Params.model_validate(values)
     except ValidationError as error:
         findings = [_explain(item, values["families"]) for item in error.errors()]
         raise UserError(f"{path}: " + "; ".join(findings)) from None
-    problems = [f"models: {name} stands there twice" for name in {*params.models} if params.models.count(name) > 1]
-    problems += [problem for name in params.models for problem in _check_family(params, name, here)]
-    if problems:
-        raise UserError(f"{path}: " + "; ".join(problems))
-    licences.check(params.intended_use, params.models)
-    return params
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -249,10 +255,10 @@ def _check_family(params: Params, name: str, here: list[str]) -> list[str]:
     if params.profile not in profiles:
         return [f"{name}: has no block for profile {params.profile!r}; it has {', '.join(profiles) or 'none'}"]
     block, problems = profiles[params.profile], []
-    if not block.weights.is_dir():
+    if not block.weights.is_dir() or [path.name for path in block.weights.iterdir()] in ([], [PLACEHOLDER]):
         ours = block.weights.is_relative_to("models")  # made by this repository, not released by somebody
-        way_out = f"make it with `make bases MODEL={name}`" if ours else "put the released weights there (see README.md)"
-        problems.append(f"{name}.{params.profile}.weights: {block.weights}: no such folder; {way_out}")
+        way_out = f"make it with `make bases MODEL={name}`" if ours else f"bring them in with `make weights MODEL={name}`"
+        problems.append(f"{name}.{params.profile}.weights: {block.weights}: no weights there; {way_out}")
     optional = {key for key, field in SamplingParams.model_fields.items() if not field.is_required()}
     unused = (optional & block.sampling.model_fields_set) - {*licences.card(name).get("sampling", [])}
     return problems + [f"{name}.{params.profile}.sampling.{key}: {name} has no use for it; take it out" for key in sorted(unused)]

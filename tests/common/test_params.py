@@ -109,7 +109,7 @@ def test_every_rate_survives_the_way_dvc_writes_it(tmp_path: Path, rate: float) 
         ("cosyvoice3.tiny.train.learning_rate", "1", "learning_rate: unknown key; did you mean cosyvoice3.tiny.train."),
         ("profile", "tinny", "cosyvoice2: has no block for profile 'tinny'; it has tiny"),
         ("cosyvoice3.tiny.weights", "models/cosyvoice3/gone", "`make bases MODEL=cosyvoice3`"),
-        ("cosyvoice3.tiny.weights", "data/weights/gone", "put the released weights there"),
+        ("cosyvoice3.tiny.weights", "data/weights/gone", "bring them in with `make weights MODEL=cosyvoice3`"),
         ("cosyvoice3.tiny.sampling.guidance", "0.5", "cosyvoice3.tiny.sampling.guidance: cosyvoice3 has no use for it; take"),
         ("fish_s2.tiny.sampling.euler_steps", "4", "fish_s2.tiny.sampling.euler_steps: fish_s2 has no use for it; take it"),
     ],

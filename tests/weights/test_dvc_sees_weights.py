@@ -1,0 +1,130 @@
+"""Stage `weights`, by DVC itself: which change of released weights makes what run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.exceptions import ReproductionError
+from dvc.repo import Repo
+
+from stages.weights.bring import bring
+from tests.conftest import ROOT, Workspace
+from tests.small_release import Small, write_release
+
+NAME = "qwen3_tts"
+WEIGHTS = f"weights@{NAME}"
+READER = f"""
+  reader:
+    cmd: cp data/{NAME}/weights.json data/read.json
+    deps:
+      - data/{NAME}/weights.json
+    outs:
+      - data/read.json
+"""
+
+
+@pytest.fixture
+def one(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of the repository for one family, whose stage `weights` and one that reads its result are up to date."""
+    workspace.edit("params.yaml", lambda text: text.replace("models: [", f"models: [{NAME}]  # [", 1))
+    workspace.edit("dvc.yaml", lambda text: text + READER)
+    monkeypatch.chdir(workspace.root)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert repro() == {WEIGHTS, "reader"}
+    assert repro() == set()
+    return workspace
+
+
+def repro() -> set[str]:
+    """What `dvc repro reader` ran."""
+    with Repo() as repo:
+        return {stage.addressing for stage in repo.reproduce("reader")}
+
+
+def stale() -> set[str]:
+    with Repo() as repo:
+        return set(repo.status([WEIGHTS, "reader"]))
+
+
+def refused(capfd: pytest.CaptureFixture[str]) -> str:
+    """What the stage says when `dvc repro reader` fails."""
+    with pytest.raises(ReproductionError):
+        repro()
+    return capfd.readouterr().err
+
+
+def weights() -> dict[str, object]:
+    found: dict[str, object] = json.loads(Path(f"data/{NAME}/weights.json").read_text())
+    return found
+
+
+def bring_in(release: Path) -> None:
+    family = Small()
+    family.name = NAME  # in the place of the real one, whose release is not small
+    bring(family, release)
+
+
+def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
+    one: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    release = write_release(tmp_path / "release")
+    lock = Path("weights.lock")
+    tiny = weights()
+    assert tiny["folder"] == f"models/{NAME}/tiny" and "model.safetensors" in tiny["files"]  # type: ignore[operator]
+
+    # 1. They come in: the stage looks again, and nothing behind it runs.
+    bring_in(release)
+    assert stale() == {WEIGHTS}
+    assert repro() == {WEIGHTS} and weights() == tiny
+    assert one.run("git", "status", "--porcelain", "-uall", "data", str(lock)).stdout == " M weights.lock\n"
+
+    # 2. The full profile has them.
+    one.edit("params.yaml", lambda text: text.replace("profile: tiny", "profile: full", 1))
+    assert repro() == {WEIGHTS, "reader"}
+    full = weights()
+    assert full["folder"] == f"data/weights/{NAME}" and "codec.safetensors" in full["files"]  # type: ignore[operator]
+    assert stale() == set()
+
+    # 3. One byte of a file changes: DVC sees it, and the stage names the file.
+    changed = Path(f"data/weights/{NAME}/model.safetensors")
+    data = bytearray(changed.read_bytes())
+    data[-1] ^= 1
+    changed.unlink()
+    changed.write_bytes(data)
+    assert WEIGHTS in stale()
+    assert f"{changed}: other bytes than manifest.json says; run `make weights MODEL={NAME}` again\n" in refused(capfd)
+
+    # 4. The weights of somebody else, with a manifest that fits them: not those of weights.lock.
+    ours = lock.read_bytes()
+    shutil.copy(changed, release / "model.safetensors")
+    bring_in(release)
+    theirs = lock.read_bytes()
+    lock.write_bytes(ours)
+    assert "not the weights that weights.lock means" in refused(capfd)
+
+    # 5. With their lock, everything behind runs.
+    lock.write_bytes(theirs)
+    assert repro() == {WEIGHTS, "reader"} and weights() != full
+
+
+def test_full_without_weights_names_the_command(workspace: Workspace) -> None:
+    workspace.edit("params.yaml", lambda text: text.replace("profile: tiny", "profile: full", 1).replace("models: [", f"models: [{NAME}]  # [", 1))
+    done = workspace.run("python", "-m", "stages.weights", "--model", NAME)
+    assert done.returncode == 1
+    assert done.stderr == f"params.yaml: {NAME}.full.weights: data/weights/{NAME}: no weights there; bring them in with `make weights MODEL={NAME}`\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "say which family"), ([f"MODEL={NAME}", "FROM=/a folder", "SIZE=0.6B"], "FROM= names a folder, SIZE= and REVISION= what to download")],
+)
+def test_make_weights_hands_its_words_on(words: list[str], message: str) -> None:
+    command = ["make", "-o", ".venv/ready", f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}", "weights", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
