@@ -50,19 +50,21 @@ def rehearse(name: str, size: str, place: Path) -> None:
     began = time.perf_counter()
     family.write_release(release, size)
     written = sum(path.stat().st_size for path in release.rglob("*") if path.is_file())
-    print(f"{'release':<10} {time.perf_counter() - began:7.1f} s   {written / 1e9:6.2f} GB written", flush=True)
+    print(f"{'release':<13} {time.perf_counter() - began:7.1f} s   {written / 1e9:6.2f} GB written", flush=True)
     copy_repository(root)
     shorten(root, name, size)
 
     # 2. Every step as a user takes it.
-    step(root, "weights", "python", "-m", "stages.weights.bring", "--model", name, "--from", str(release))
-    for stage in ("corpus", f"weights@{name}", f"resample@{name}", f"tokenise@{name}", f"train@{name}", f"gate@{name}", f"report@{name}"):
-        step(root, stage.partition("@")[0], "dvc", "repro", "--single-item", stage)
-    step(root, "export", "python", "-m", "stages.export", "--model", name, "--checkpoint", CHECKPOINT)
+    step(root, "make weights", "python", "-m", "stages.weights.bring", "--model", name, "--from", str(release))
+    step(root, "dvc repro", "dvc", "repro", f"report@{name}", f"export@{name}")
+    for stage in ("corpus", *(f"{stage}-{name}" for stage in ("resample", "tokenise", "train", "gate"))):
+        took = json.loads((root / f"reports/metrics/{stage}.json").read_text())
+        tell(f"  {took['stage']}", took["seconds"], took["peak_mib"] / 2**10)
+    step(root, "make export", "python", "-m", "stages.export", "--model", name, "--checkpoint", CHECKPOINT)
 
     # 3. The export loads strictly and speaks.
     export = f"data/{name}/export-{CHECKPOINT}"
-    step(root, "speak", "python", "-m", "stages.gate.speak", "--model", name, "--checkpoint", export, "--text", TEXT, "--out", "take.wav")
+    step(root, "make speak", "python", "-m", "stages.gate.speak", "--model", name, "--checkpoint", export, "--text", TEXT, "--out", "take.wav")
     files = sorted(path.relative_to(root / export).as_posix() for path in (root / export).rglob("*") if path.is_file())
     print(f"{name}: from released files to an exported voice, {len(files)} files: {', '.join(files)}")
 
@@ -74,8 +76,8 @@ def copy_repository(root: Path) -> None:
         if Path(name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, root / name)
-    for command in (["init", "-q"], ["add", "-A"]):
-        subprocess.run(["git", *command], cwd=root, check=True)
+    for command in ("init -q", "add -A", "-c user.name=rehearsal -c user.email=rehearsal@localhost commit -qm copy"):
+        subprocess.run(["git", *command.split()], cwd=root, check=True)
 
 
 def shorten(root: Path, name: str, size: str) -> None:
@@ -108,7 +110,11 @@ def step(root: Path, label: str, *command: str) -> None:
         if status:
             words = [line for line in said.read().splitlines() if line.strip() and not line.startswith("ERROR: failed to reproduce")]
             raise UserError(f"rehearsal: {label}: {' '.join(command)}: {' / '.join(words[-3:])}")
-    print(f"{label:<10} {seconds:7.1f} s   {usage.ru_maxrss / 2**20:6.2f} GiB at most", flush=True)
+    tell(label, seconds, usage.ru_maxrss / 2**20)
+
+
+def tell(label: str, seconds: float, gib: float) -> None:
+    print(f"{label:<13} {seconds:7.1f} s   {gib:6.2f} GiB at most", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import torch
 
 from models.indextts2.conditioner import load_conditioner
 from models.indextts2.network import read_network_config
+from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.family import Generation, Voice
 from models.parts.weights import sha256_of
 from models.small import whisper
-from models.small.each import each
 from models.small.semantic_codec import SemanticCodec
 from models.small.voiceprint import SIZE
 

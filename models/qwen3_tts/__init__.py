@@ -83,6 +83,21 @@ class Qwen3TTS(PeftFamily):
         assert isinstance(network, Qwen3TTSNetwork)
         network.save(folder)
 
+    def export(self, network: nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
+        """From a released Base: the custom voice that upstream's inference loads."""
+        from models.qwen3_tts.released import export
+
+        assert isinstance(network, Qwen3TTSNetwork)
+        if (weights / export.CODEC).is_dir():
+            export.write(weights, network, voice.speaker, voice.speaker_embedding, folder)
+        else:
+            super().export(network, voice, weights, folder)
+
+    def write_release(self, folder: Path, size: str) -> None:
+        from models.qwen3_tts.released import rehearsal
+
+        rehearsal.write(folder, size)
+
     def frozen(self, network: nn.Module) -> list[nn.Module]:
         """As in upstream's SFT."""
         assert isinstance(network, Qwen3TTSNetwork)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from models.parts.each import each
 from models.parts.family import Voice
 from models.small import voiceprint
-from models.small.each import each
 from models.small.flow import Flow, FlowConfig
 from models.small.flow_codec import FlowCodec
 from models.small.scalars import residual_directions

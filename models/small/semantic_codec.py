@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from models.parts.each import each
 from models.parts.family import Voice
-from models.small.each import each
 from models.small.flow import Flow, FlowConfig
 from models.small.flow_codec import FlowCodec
 from models.small.semantic import SemanticQuantiser

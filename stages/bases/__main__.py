@@ -22,13 +22,13 @@ import yaml
 from tqdm import tqdm
 
 import models
+from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Example, Family
 from models.parts.precision import repeatable
 from models.parts.weights import save_half
 from models.small import phones, vocoder, whisper
-from models.small.each import each
 from models.small.voiceprint import voiceprint
 from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
