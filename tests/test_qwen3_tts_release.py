@@ -83,7 +83,7 @@ def test_a_missing_file_is_named(release: Path, name: str) -> None:
         FAMILY.check_release(release)
 
 
-def edited(name: str, *changes: tuple[str, object]) -> Callable[[Path], None]:
+def edited(name: str, *changes: tuple[str, object]) -> Callable[[Path], object]:
     """Set fields of a JSON file, `a.b` for one inside another; None takes it out."""
 
     def change(folder: Path) -> None:
@@ -101,7 +101,7 @@ def edited(name: str, *changes: tuple[str, object]) -> Callable[[Path], None]:
     return change
 
 
-def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
     def apply(folder: Path) -> None:
         state = load_file(folder / name)
         change(state)
@@ -110,8 +110,8 @@ def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> C
     return apply
 
 
-def text(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+def text(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content)
 
 
 MAIN, CODEC = "model.safetensors", "speech_tokenizer/model.safetensors"
@@ -144,7 +144,7 @@ NORM = "talker.model.norm.weight"
         (lambda folder: (folder / CODEC).write_bytes((folder / MAIN).read_bytes()), f"{CODEC}: .*another model's file"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line(release: Path, change: Callable[[Path], None], message: str) -> None:
+def test_what_is_wrong_is_one_line(release: Path, change: Callable[[Path], object], message: str) -> None:
     change(release)
     with pytest.raises(UserError, match=f"^{re.escape(str(release))}.*{message}") as raised:
         FAMILY.check_release(release)
