@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from models.parts import formula
+from models import formula
 from models.qwen3_tts.network import Qwen3TTSNetwork
 
 GOLDEN = Path(__file__).parent / "golden/qwen3_tts"

@@ -192,8 +192,8 @@ class Exam:
 
 def code(name: str) -> list[Path]:
     """What a kept checkpoint's takes depend on besides their inputs."""
-    folders = [Path("stages/gate"), Path("stages/common"), Path("models/parts"), Path("models/small"), Path("models") / name]
-    return [path for folder in folders for path in folder.rglob("*.py")]
+    shared = ("stages/gate", "stages/common", "models/parts", "models/small", "models/released")
+    return [path for folder in (*shared, f"models/{name}") for path in Path(folder).rglob("*.py")]
 
 
 def files(folder: Path) -> list[Path]:

@@ -12,13 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.parts import formula
+from models import formula
 from models.parts.errors import UserError
 from models.parts.family import Contract, Voice
 from models.qwen3_tts import Qwen3TTS
 from models.qwen3_tts.released import rehearsal
-from models.qwen3_tts.released.codec import ReleasedCodec, SpeechTokenizer
-from models.qwen3_tts.released.mel import log_mel
+from models.qwen3_tts.released.codec import MEL, ReleasedCodec, SpeechTokenizer
 from models.qwen3_tts.speaker import SpeakerEncoder
 from tests.golden_fixtures import golden, outputs, wave
 
@@ -145,7 +144,7 @@ def test_speaker_vectors_are_upstreams(name: str, clip: int) -> None:
     modules |= {"blocks.0.activation": encoder.blocks[0]}
     steps = {k.removeprefix("step_"): arrays[k] for k in arrays if k.startswith("step_")} if not clip else {}
     seen = outputs({step: modules[step] for step in steps})
-    mel = log_mel(torch.from_numpy(wave(arrays[f"wave_{clip}"]))[None])
+    mel = MEL(torch.from_numpy(wave(arrays[f"wave_{clip}"]))[None])
     if f"mel_{clip}" in arrays:
         np.testing.assert_allclose(mel[0], arrays[f"mel_{clip}"], atol=1e-5)
     np.testing.assert_allclose(encoder(mel)[0], arrays[f"vector_{clip}"], atol=2 * what["float32_against_float64"][clip])
@@ -201,7 +200,7 @@ def test_a_vector_comes_from_the_speaker_encoder_of_the_main_file(codec: Release
     encoder.load_state_dict({name.removeprefix("speaker_encoder."): stored[name].float() for name in names})
     clip = noise(30011)
     with torch.no_grad():
-        expected = encoder(log_mel(torch.from_numpy(clip)[None]))[0]
+        expected = encoder(MEL(torch.from_numpy(clip)[None]))[0]
     np.testing.assert_allclose(codec.speaker_embedding(clip), expected, atol=1e-5)
     assert codec.speaker_embedding(noise(1280)).dtype == np.float32
 

@@ -17,13 +17,15 @@ from models.parts.family import Codec, Contract, Voice
 from models.parts.weights import load_into, load_state, read_config, read_tensors, sha256_of
 from models.qwen3_tts.released.decoder import Decoder
 from models.qwen3_tts.released.encoder import Encoder
-from models.qwen3_tts.released.mel import HOP, log_mel
 from models.qwen3_tts.speaker import SpeakerEncoder
+from models.released.mel import LogMel
 
 FOLDER = "speech_tokenizer"  # of the codec, inside every release
 SPEAKER = "speaker_encoder."  # of the main file's names, in Base alone
 KIND = "qwen3_tts_tokenizer_12hz"
-LEAST = 5 * HOP  # samples that make the five mel frames that the speaker encoder's reflecting edges need
+# What the speaker encoder hears (QwenLM/Qwen3-TTS, qwen_tts/core/models/modeling_qwen3_tts.py).
+MEL = LogMel(rate=24000, bands=128, window=1024, hop=256, high=12000)
+LEAST = 5 * MEL.hop  # samples that make the five mel frames that the speaker encoder's reflecting edges need
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -90,7 +92,7 @@ class ReleasedCodec(Codec):
                 f"a clip of {len(wave)} samples is too short for a speaker vector, which takes {LEAST} "
                 f"({LEAST / self.contract.sample_rate:.3f} s); raise corpus.min_seconds"
             )
-        vectors: np.ndarray = self._each(lambda one: self.speaker_encoder(log_mel(self._tensor(one)))[0].cpu().numpy(), [wave])[0]  # type: ignore[misc]
+        vectors: np.ndarray = self._each(lambda one: self.speaker_encoder(MEL(self._tensor(one)))[0].cpu().numpy(), [wave])[0]  # type: ignore[misc]
         return vectors
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
@@ -117,8 +119,8 @@ def read_speaker_encoder(weights: Path) -> SpeakerEncoder | None:
     config, file = read_config(weights / "config.json"), weights / "model.safetensors"
     if config.get("tts_model_type") != "base":
         return None
-    if "speaker_encoder_config" not in config:
-        raise UserError(f"{weights}/config.json: no speaker_encoder_config; use the file that came with the weights")
+    if "enc_dim" not in config.get("speaker_encoder_config", {}):
+        raise UserError(f"{weights}/config.json: speaker_encoder_config has no enc_dim; use the file that came with the weights")
     encoder = SpeakerEncoder(config["speaker_encoder_config"])
     load_state(encoder, read_tensors(file, SPEAKER), file)
     return encoder.eval()
