@@ -26,8 +26,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not there; tiny bases come with the repository (`make bases` rebuilds them), released weights go into the folder that params.yaml names")
     try:
         config: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); restore the file") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object; restore the file")
     return config
 
 
@@ -88,7 +90,7 @@ def write_tensors(path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.
         end = at + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end
-    written = json.dumps(header).encode()
+    written = json.dumps(header, separators=(",", ":")).encode()
     written += b" " * (-len(written) % 8)
     with path.open("wb") as file:
         file.write(len(written).to_bytes(8, "little") + written)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ def check_release(weights: Path) -> None:
         if config.get(field) != wanted:
             raise UserError(f"{where}: {field} is {config.get(field)}, not {wanted}; fine-tuning starts from a Qwen3-TTS-12Hz Base release")
     check(config, str(where))
+    if "enc_dim" not in config["speaker_encoder_config"]:
+        raise UserError(f"{where}: speaker_encoder_config has no enc_dim; use the file that came with the weights")
     for name in SMALL_FILES:
         if not (weights / name).is_file():
             raise UserError(f"{weights / name}: not there; copy or download the whole release")
@@ -44,18 +45,18 @@ def check_release(weights: Path) -> None:
     if lacking := [name for name in SETTINGS if name not in settings]:
         raise UserError(f"{weights}/generation_config.json: no {', '.join(lacking)}; use the file that came with the weights")
     check_tokens(config, weights)
-    where = weights / FOLDER / "config.json"
+    codec = weights / FOLDER / "config.json"
     with torch.device("meta"):
-        network, codec = Qwen3TTSNetwork(config), SpeechTokenizer(read_config(where), where)
+        network, tokenizer = Qwen3TTSNetwork(config), SpeechTokenizer(read_config(codec), codec)
     check_header(weights / "model.safetensors", shapes(network), ("BF16", "F16", "F32"))
-    check_header(weights / FOLDER / "model.safetensors", shapes(codec), ("F32",))  # half precision gives other codes
+    check_header(weights / FOLDER / "model.safetensors", shapes(tokenizer), ("F32",))  # half precision gives other codes
 
 
 def check_tokens(config: dict[str, Any], weights: Path) -> None:
     """The text tokenizer knows the special tokens by the ids that config.json and the network have."""
     try:
         tokenizer = load(weights)
-    except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # the tokenizers library has no class of its own
         raise UserError(f"{weights}/vocab.json, merges.txt, tokenizer_config.json: no tokenizer ({error}); restore the three files") from None
     for field, token in TOKENS.items():
         if config.get(field) != tokenizer.token_to_id(token):

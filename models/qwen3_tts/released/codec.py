@@ -126,8 +126,8 @@ def read_speaker_encoder(weights: Path) -> SpeakerEncoder | None:
     config, file = read_config(weights / "config.json"), weights / "model.safetensors"
     if config.get("tts_model_type") != "base":
         return None
-    if "speaker_encoder_config" not in config:
-        raise UserError(f"{weights}/config.json: no speaker_encoder_config; use the file that came with the weights")
+    if "enc_dim" not in config.get("speaker_encoder_config", {}):
+        raise UserError(f"{weights}/config.json: speaker_encoder_config has no enc_dim; use the file that came with the weights")
     encoder = SpeakerEncoder(config["speaker_encoder_config"])
     load_state(encoder, read_tensors(file, SPEAKER), file)
     return encoder.eval()

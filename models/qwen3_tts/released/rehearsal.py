@@ -79,8 +79,7 @@ def shrink(config: dict[str, Any], codec: dict[str, Any]) -> None:
     talker = config["talker_config"]
     talker |= SMALL_BLOCK | {"text_vocab_size": SMALL_WORDS, "text_hidden_size": 96}
     talker["rope_scaling"]["mrope_section"] = [4, 2, 2]
-    talker["code_predictor_config"] |= SMALL_BLOCK | {"hidden_size": 48, "intermediate_size": 96, "head_dim": 12}
-    talker["code_predictor_config"]["layer_types"] = ["full_attention"] * SMALL_BLOCK["num_hidden_layers"]
+    talker["code_predictor_config"] |= SMALL_BLOCK | {"layer_types": ["full_attention"] * SMALL_BLOCK["num_hidden_layers"]}
     config["speaker_encoder_config"] |= SMALL_SPEAKER
     codec["encoder_config"] |= SMALL_ENCODER
     codec["decoder_config"] |= SMALL_DECODER
