@@ -141,7 +141,7 @@ class Qwen3TTS(PeftFamily):
         assert isinstance(network, Qwen3TTSNetwork)
         _check_vector(network, voice.speaker_embedding, f"voice {voice.speaker}")
         with evaluating(network):
-            prompts = [network.prompt(text, voice.speaker) for text in texts]
+            prompts = [_prompt(network, text, voice) for text in texts]
             speaker = torch.from_numpy(voice.speaker_embedding)
             return generation.generate(network, prompts, speaker, sampling, seeds, max_frames)
 
@@ -149,7 +149,7 @@ class Qwen3TTS(PeftFamily):
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, Qwen3TTSNetwork)
         with evaluating(network):
-            return scored(network, network.prompt(text, voice.speaker), voice.speaker_embedding, generation)
+            return scored(network, _prompt(network, text, voice), voice.speaker_embedding, generation)
 
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
         assert isinstance(network, Qwen3TTSNetwork)
@@ -220,6 +220,13 @@ def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
 
 def _resolved(network: nn.Module, settings: AdaptSettings) -> AdaptSettings:
     return replace(settings, targets=tuple(target_layers(network, settings.targets)))
+
+
+def _prompt(network: Qwen3TTSNetwork, text: str, voice: Voice) -> Layout:
+    """A voice with a reference is cloned as upstream does it by default, from text and frames, the words streamed in. Any
+    other gets the layout that fine-tuning trains."""
+    reference = voice.prompts[0] if voice.prompts else None
+    return network.prompt(text, voice.speaker, reference=reference, streaming=reference is not None)
 
 
 def _check(network: Qwen3TTSNetwork, example: Example) -> None:

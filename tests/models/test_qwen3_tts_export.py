@@ -27,11 +27,7 @@ VECTOR = np.random.default_rng(2).normal(size=64).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = small.folder(tmp_path_factory.mktemp("release"), dtype=torch.bfloat16)
-    (folder / "speech_tokenizer").mkdir()
-    for name in export.CODEC_FILES:
-        (folder / "speech_tokenizer" / name).write_bytes(name.encode())
-    return folder
+    return small.folder(tmp_path_factory.mktemp("release") / "base", dtype=torch.bfloat16)
 
 
 @pytest.fixture(scope="module")

@@ -96,8 +96,17 @@ class ReleasedCodec(Codec):
         return vectors
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
-        """The voice is in the codes. 1920 samples a frame, clipped to [-1, 1] as upstream does."""
-        return self._each(self._decode, codes)
+        """The voice is in the codes. 1920 samples a frame, clipped to [-1, 1] as upstream does.
+
+        The decoder hears the reference that a voice is cloned from before each take; its share of the samples is cut off
+        (QwenLM/Qwen3-TTS, qwen_tts/inference/qwen3_tts_model.py).
+        """
+        if not voice.prompts:
+            return self._each(self._decode, codes)
+        heard = voice.prompts[0].codes
+        waves = self._each(self._decode, [np.concatenate([heard, take]) for take in codes])
+        shares = (len(heard) / (len(heard) + len(take)) for take in codes)
+        return [wave[int(share * len(wave)) :] for wave, share in zip(waves, shares, strict=True)]
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         wave: np.ndarray = self.network.decoder.chunked(self._tensor(codes.astype(np.int64)))[0].clamp(-1, 1).cpu().numpy()
