@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models import formula
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.released import rehearsal
 from models.qwen3_tts.released.codec import FOLDER, SpeechTokenizer
+from models.released import formula
 from tests.golden_fixtures import GOLDEN, golden
 
 TALKER, _ = golden("qwen3_tts/talker")

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import formula
 from models.parts.errors import UserError
 from models.parts.family import Contract, Voice
 from models.qwen3_tts import Qwen3TTS
 from models.qwen3_tts.released import rehearsal
 from models.qwen3_tts.released.codec import MEL, ReleasedCodec, SpeechTokenizer
 from models.qwen3_tts.speaker import SpeakerEncoder
+from models.released import formula
 from tests.golden_fixtures import golden, outputs, wave
 
 NOBODY = Voice("nobody", np.zeros(0, np.float32))

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from models import formula
 from models.parts.errors import UserError
 from models.parts.family import Example, Family, Sampling, Voice
 from models.parts.weights import check_header, write_tensors
@@ -25,6 +24,7 @@ from models.qwen3_tts.released import rehearsal
 from models.qwen3_tts.released.check import check_tokens
 from models.qwen3_tts.released.codec import SpeechTokenizer
 from models.qwen3_tts.tokenizer import load
+from models.released import formula
 from tests.golden_fixtures import GOLDEN
 
 KEYS = GOLDEN / "qwen3_tts" / "keys"

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from models import formula
 from models.parts.errors import UserError
 from models.parts.weights import write_tensors
 from models.qwen3_tts.config import Ids
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.released.check import TOKENS, shapes
 from models.qwen3_tts.released.codec import FOLDER, SpeechTokenizer
+from models.released import formula
 
 TEMPLATE = Path(__file__).parent / "template"
 SMALL_BLOCK = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
