@@ -39,9 +39,16 @@ class Qwen3TTS(PeftFamily):
 
     # --- data -----------------------------------------------------------------------------------------------------
     def codec(self, weights: Path) -> Codec:
+        """The released codec where the folder has one, else the tiny base's."""
         from models.qwen3_tts.codec import QwenCodec
+        from models.qwen3_tts.released.codec import FOLDER, ReleasedCodec
 
-        return QwenCodec(weights / "codec")
+        return ReleasedCodec(weights) if (weights / FOLDER).is_dir() else QwenCodec(weights / "codec")
+
+    def check_release(self, weights: Path) -> None:
+        from models.qwen3_tts.released.check import check_release
+
+        check_release(weights)
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
         dataset.write(examples, folder)
