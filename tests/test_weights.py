@@ -235,8 +235,9 @@ def test_git_sees_the_lock_alone(release: Path, tmp_path: Path) -> None:
     for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "t"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     bring(Small(), release)
-    (FOLDER / ".small.partial").mkdir()
-    (FOLDER / ".small.partial/half").write_text("")
+    for name in (".small.partial/half", "mine/model.safetensors", "download.zip"):
+        (FOLDER / name).parent.mkdir(exist_ok=True)
+        (FOLDER / name).write_text("")
     seen = subprocess.run(["git", "status", "--porcelain", "-uall"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert seen == " M weights.lock\n"
 
