@@ -19,11 +19,12 @@ LARGE = 1000  # from this size on, a file is an LFS one
 @dataclass
 class Hub:
     """Context manager. `files`: repository -> name -> bytes. With `token`, files want it. `pause`: only half of that
-    file is sent, and no more until the connection is gone."""
+    file is sent, and no more until the connection is gone. `page`: whatever is asked, a page answers."""
 
     files: dict[str, dict[str, bytes]]
     token: str | None = None
     pause: str | None = None
+    page: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, file, Range
 
     def __enter__(self) -> Hub:
@@ -56,6 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
+        if self.served.page:
+            return self.body(b"<html>Log in</html>", "text/html")
         path = unquote(urlsplit(self.path).path)
         match = re.fullmatch(r"/api/models/(\w+/[\w-]+)(?:/(revision|tree)/([^/]+))?", path)
         file = re.fullmatch(r"/(\w+/[\w-]+)/resolve/([^/]+)/(.+)", path)
@@ -96,9 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[start:])
 
     def json(self, value: object) -> None:
-        body = json.dumps(value).encode()
+        self.body(json.dumps(value).encode(), "application/json")
+
+    def body(self, body: bytes, kind: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -185,7 +185,7 @@ class Family(ABC):
 
     # --- network --------------------------------------------------------------------------------------------------
     def check_release(self, weights: Path) -> None:
-        """UserError unless `weights` holds this family's release, every key, shape and dtype; no tensor need be read.
+        """UserError for the first thing that is wrong with a folder of released weights. Reads no tensor.
 
         Its pickles and ONNX parts are safetensors of the same names by then, nested dictionaries as dotted keys.
         """

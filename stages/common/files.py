@@ -13,7 +13,6 @@ from typing import Any
 
 from models.parts.errors import UserError
 
-PLACEHOLDER = ".gitignore"  # in git, so that a folder is there before there is anything in it
 SCRATCH = Path(".scratch")  # ignored by git and DVC: what a resumable stage has done so far
 
 

@@ -17,7 +17,6 @@ from pydantic_core import PydanticCustomError
 
 from models.parts.errors import UserError
 from stages.common import licences
-from stages.common.files import PLACEHOLDER
 
 
 def _number(value: Any) -> Any:
@@ -255,7 +254,7 @@ def _check_family(params: Params, name: str, here: list[str]) -> list[str]:
     if params.profile not in profiles:
         return [f"{name}: has no block for profile {params.profile!r}; it has {', '.join(profiles) or 'none'}"]
     block, problems = profiles[params.profile], []
-    if not block.weights.is_dir() or [path.name for path in block.weights.iterdir()] in ([], [PLACEHOLDER]):
+    if not block.weights.is_dir():
         ours = block.weights.is_relative_to("models")  # made by this repository, not released by somebody
         way_out = f"make it with `make bases MODEL={name}`" if ours else f"bring them in with `make weights MODEL={name}`"
         problems.append(f"{name}.{params.profile}.weights: {block.weights}: no weights there; {way_out}")

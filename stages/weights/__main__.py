@@ -30,13 +30,14 @@ def main(argv: list[str]) -> None:
 
 def identify(name: str, weights: Path) -> dict[str, Any]:
     """What `weights` are. UserError where they are not what they should be, or where DVC would not see a change."""
-    if weights.is_relative_to(Path("models") / name):  # a base of this repository's, in git
+    tiny = Path("models") / name / "tiny"
+    if weights == tiny:  # a base of this repository's, in git
         read = [path for kind in ("*.safetensors", "config.json", "tokenizer.json") for path in weights.rglob(kind)]
         files = {path.relative_to(weights).as_posix(): sha256(path) for path in read}
         return {"folder": str(weights), "commits": {}, "files": files}
     if weights != FOLDER / name:
         raise UserError(
-            f"params.yaml: weights of {name}: {weights}: only models/{name} and {FOLDER / name} are watched; bring them "
+            f"params.yaml: weights of {name}: {weights}: only {tiny} and {FOLDER / name} are watched; bring them "
             f"in with `make weights MODEL={name} FROM={weights}` and set weights: {FOLDER / name}"
         )
     if not (weights / MANIFEST).is_file():

@@ -22,14 +22,13 @@ from models.parts.errors import UserError
 from models.parts.family import Family
 from stages.common import licences
 from stages.common.cli import run
-from stages.common.files import PLACEHOLDER, publish, read_json, recover, sha256, write_json
+from stages.common.files import publish, read_json, recover, sha256, write_json
 from stages.common.params import read_params
 from stages.weights import download, release
 from stages.weights.convert import check_readable, convert, converted, note_of
 from stages.weights.manifest import (
     FOLDER,
     MANIFEST,
-    PLACEHOLDER_TEXT,
     contents,
     digest,
     read_lock,
@@ -104,7 +103,6 @@ def bring(family: Family, folder: Path | None, size: str | None = None, revision
     if folder and locked.get("sha256") == digest(files):
         commits = locked["commits"]  # the same bytes, so of the same origin
     write_json(done / MANIFEST, {"family": name, "commits": commits, "files": files})
-    (done / PLACEHOLDER).write_text(PLACEHOLDER_TEXT, encoding="utf-8")
     publish(done, target)
     shutil.rmtree(partial)
     write_lock(name, commits, digest(files))

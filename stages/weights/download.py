@@ -142,3 +142,5 @@ def _explained(id: str, revision: str | None) -> Iterator[None]:
         raise UserError(f"{at}: no answer from {constants.ENDPOINT} ({type(error).__name__}); check the network and HF_ENDPOINT and run it again, it goes on where it stopped, {instead}") from None
     except errors.HFValidationError:
         raise UserError(f"REVISION={revision}: not a branch, a tag or a commit") from None
+    except ValueError:  # not JSON: a page to log in to the network, say
+        raise UserError(f"{at}: {constants.ENDPOINT} answers with something else; check the network and HF_ENDPOINT, {instead}") from None

@@ -11,15 +11,10 @@ import yaml
 
 from models.parts.errors import UserError
 from stages.common import licences
-from stages.common.files import PLACEHOLDER, read_json, sha256, write_text
+from stages.common.files import read_json, sha256, write_text
 
 FOLDER = Path("data/weights")
 MANIFEST = "manifest.json"
-PLACEHOLDER_TEXT = """\
-# `make weights` puts the released weights here. Git keeps this file alone, so that DVC finds the folder.
-*
-!.gitignore
-"""
 LOCK = Path("weights.lock")
 LOCK_HEADER = """\
 # Which released weights this repository works with; `make weights` writes it. null: never brought in.
@@ -31,7 +26,7 @@ LOCK_HEADER = """\
 def contents(folder: Path) -> list[str]:
     """The files of a weights folder by name, without what we put beside them."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if name not in (MANIFEST, PLACEHOLDER))
+    return sorted(name for name in names if name != MANIFEST)
 
 
 def digest(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -13,9 +13,12 @@ import pytest
 from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
 
+import models
+from models.parts.errors import UserError
+from models.qwen3_tts.released import rehearsal
+from stages.weights.__main__ import main as stage
 from stages.weights.bring import bring
 from tests.conftest import ROOT, Workspace
-from tests.small_release import Small, write_release
 
 NAME = "qwen3_tts"
 WEIGHTS = f"weights@{NAME}"
@@ -64,22 +67,17 @@ def weights() -> dict[str, object]:
     return found
 
 
-def bring_in(release: Path) -> None:
-    family = Small()
-    family.name = NAME  # in the place of the real one, whose release is not small
-    bring(family, release)
-
-
 def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
     one: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    release = write_release(tmp_path / "release")
+    release = tmp_path / "release"
+    rehearsal.write(release, "small")
     lock = Path("weights.lock")
     tiny = weights()
     assert tiny["folder"] == f"models/{NAME}/tiny" and "model.safetensors" in tiny["files"]  # type: ignore[operator]
 
     # 1. They come in: the stage looks again, and nothing behind it runs.
-    bring_in(release)
+    bring(models.load(NAME), release)
     assert stale() == {WEIGHTS}
     assert repro() == {WEIGHTS} and weights() == tiny
     assert one.run("git", "status", "--porcelain", "-uall", "data", str(lock)).stdout == " M weights.lock\n"
@@ -88,7 +86,7 @@ def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
     one.edit("params.yaml", lambda text: text.replace("profile: tiny", "profile: full", 1))
     assert repro() == {WEIGHTS, "reader"}
     full = weights()
-    assert full["folder"] == f"data/weights/{NAME}" and "codec.safetensors" in full["files"]  # type: ignore[operator]
+    assert full["folder"] == f"data/weights/{NAME}" and "speech_tokenizer/model.safetensors" in full["files"]  # type: ignore[operator]
     assert stale() == set()
 
     # 3. One byte of a file changes: DVC sees it, and the stage names the file.
@@ -103,7 +101,7 @@ def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
     # 4. The weights of somebody else, with a manifest that fits them: not those of weights.lock.
     ours = lock.read_bytes()
     shutil.copy(changed, release / "model.safetensors")
-    bring_in(release)
+    bring(models.load(NAME), release)
     theirs = lock.read_bytes()
     lock.write_bytes(ours)
     assert "not the weights that weights.lock means" in refused(capfd)
@@ -113,11 +111,48 @@ def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
     assert repro() == {WEIGHTS, "reader"} and weights() != full
 
 
-def test_full_without_weights_names_the_command(workspace: Workspace) -> None:
-    workspace.edit("params.yaml", lambda text: text.replace("profile: tiny", "profile: full", 1).replace("models: [", f"models: [{NAME}]  # [", 1))
-    done = workspace.run("python", "-m", "stages.weights", "--model", NAME)
-    assert done.returncode == 1
-    assert done.stderr == f"params.yaml: {NAME}.full.weights: data/weights/{NAME}: no weights there; bring them in with `make weights MODEL={NAME}`\n"
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place with this repository's settings, lock and folder for the family, and nothing else."""
+    for name in ("params.yaml", "weights.lock", "data/weights/.gitignore"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_another_release_of_the_same_makers_is_named(here: Path, tmp_path: Path) -> None:
+    rehearsal.write(tmp_path / "release", "small")
+    config = tmp_path / "release/config.json"
+    config.write_text(config.read_text().replace('"base"', '"custom_voice"'))
+    with pytest.raises(UserError, match=f"^{config}: tts_model_type is custom_voice, not base"):
+        bring(models.load(NAME), tmp_path / "release")
+    assert [path.name for path in Path("data/weights").iterdir()] == [".gitignore"]
+
+
+def test_full_without_weights_names_the_command(here: Path) -> None:
+    params = (here / "params.yaml").read_text().replace("profile: tiny", "profile: full", 1)
+    (here / "params.yaml").write_text(params.replace("models: [", f"models: [{NAME}]  # [", 1))
+    message = f"{NAME}.full.weights: data/weights/{NAME}: no weights there; bring them in with `make weights MODEL={NAME}`"
+    with pytest.raises(UserError, match=f"^params.yaml: {message}$"):
+        stage(["--model", NAME])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("data/weights/mine", "only models/qwen3_tts/tiny and data/weights/qwen3_tts are watched; bring them in with `make weights MODEL=qwen3_tts FROM=data/weights/mine`"),
+        (f"data/weights/{NAME}", "no manifest.json, so nobody knows what it holds; bring weights in with `make weights MODEL=qwen3_tts`"),
+    ],
+)  # fmt: skip
+def test_weights_that_nobody_brought_in_are_refused(here: Path, weights: str, message: str) -> None:
+    (here / weights).mkdir()
+    (here / weights / "model.safetensors").write_bytes(b"")
+    params = (here / "params.yaml").read_text().replace("profile: tiny", "profile: full", 1)
+    params = params.replace("models: [", f"models: [{NAME}]  # [", 1).replace(f"weights: data/weights/{NAME}", f"weights: {weights}")
+    (here / "params.yaml").write_text(params)
+    with pytest.raises(UserError, match=message):
+        stage(["--model", NAME])
 
 
 @pytest.mark.parametrize(

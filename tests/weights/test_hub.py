@@ -21,7 +21,7 @@ from stages.weights.bring import bring
 from stages.weights.manifest import FOLDER, check_bytes, read_lock, write_lock
 from tests.conftest import ROOT
 from tests.small_hub import COMMIT, OLDER, Hub
-from tests.small_release import Small, write_release
+from tests.small_release import small, write_release
 
 SMALL, BIG, VOICES = FOLDER / "small", "somebody/small-big", "else/voices"
 MIB = 2**20
@@ -53,13 +53,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def refused(message: str, **options: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        bring(Small(), None, **options)
+        bring(small(), None, **options)
     assert "\n" not in str(caught.value)
     assert not SMALL.exists()
 
 
 def test_a_download_is_the_folder_pinned_to_its_commits(hub: Hub, tmp_path: Path) -> None:
-    bring(Small(), None)
+    bring(small(), None)
     manifest = check_bytes(SMALL, "small")
     assert manifest["commits"] == COMMITS == read_lock()["small"]["commits"]  # type: ignore[index]
     voice = manifest["files"]["voices/anna.safetensors"]
@@ -68,23 +68,23 @@ def test_a_download_is_the_folder_pinned_to_its_commits(hub: Hub, tmp_path: Path
     assert not list(FOLDER.glob(".*"))
 
     locked = read_lock()
-    bring(Small(), tmp_path / "release")  # the same bytes from a folder are the same weights
+    bring(small(), tmp_path / "release")  # the same bytes from a folder are the same weights
     assert read_lock() == locked
 
 
 def test_the_commit_of_the_lock_is_taken_until_another_is_asked_for(hub: Hub) -> None:
     write_lock("small", {BIG: OLDER}, "0" * 64)
-    bring(Small(), None)
+    bring(small(), None)
     assert read_lock()["small"]["commits"] == {BIG: OLDER, VOICES: COMMIT}  # type: ignore[index]
-    bring(Small(), None, revision="main")
+    bring(small(), None, revision="main")
     assert read_lock()["small"]["commits"] == COMMITS  # type: ignore[index]
 
 
 def test_what_is_there_is_not_fetched_again(hub: Hub) -> None:
-    bring(Small(), None)
+    bring(small(), None)
     (SMALL / "model.safetensors").write_bytes(b"tampered with")
     hub.requests.clear()
-    bring(Small(), None)
+    bring(small(), None)
     assert hub.requests == [("GET", "model.safetensors", None)] and check_bytes(SMALL, "small")
 
 
@@ -100,7 +100,7 @@ def test_other_bytes_than_the_repository_says_are_named(hub: Hub) -> None:
     refused("somebody/small-big/codec.pt: other bytes than the repository says; run make weights again")
     assert described["codec.pt"] == good
     hub.files[BIG] = described
-    bring(Small(), None)
+    bring(small(), None)
     assert check_bytes(SMALL, "small")
 
 
@@ -118,7 +118,7 @@ def test_gated_without_and_with_a_wrong_token(hub: Hub, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     refused("somebody/small-big: gated; accept its terms on its page and set HF_TOKEN")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    bring(Small(), None)
+    bring(small(), None)
     assert check_bytes(SMALL, "small")
 
 
@@ -131,6 +131,8 @@ def test_a_repository_a_revision_or_a_file_that_is_not_there(hub: Hub) -> None:
 
 
 def test_no_network(hub: Hub) -> None:
+    hub.page = True
+    refused(f"somebody/small-big: {hub.url} answers with something else; check the network and HF_ENDPOINT, .* FROM=")
     hub.server.shutdown()
     hub.server.server_close()
     refused(f"somebody/small-big: no answer from {hub.url} .ConnectError.; check the network and HF_ENDPOINT .* FROM=")
@@ -145,13 +147,13 @@ def test_offline_takes_what_the_cache_has(hub: Hub, monkeypatch: pytest.MonkeyPa
     hub.requests.clear()
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    bring(Small(), None)
+    bring(small(), None)
     assert check_bytes(SMALL, "small")["commits"] == COMMITS and not hub.requests
     offline = read_lock()
     shutil.rmtree(SMALL)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # online, the cache is used as well
-    bring(Small(), None)
+    bring(small(), None)
     assert read_lock() == offline and not hub.requests
 
 
@@ -162,11 +164,11 @@ def test_a_damaged_cache_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     blob.write_bytes(b"damaged")
     refused(f"codec.pt: other bytes than the repository says, in the cache; delete {blob} and run make weights again")
     blob.unlink()
-    bring(Small(), None)
+    bring(small(), None)
     assert check_bytes(SMALL, "small")
 
 
-RUN = "from stages.weights.bring import bring; from tests.small_release import Small; bring(Small(), None)"
+RUN = "from stages.weights.bring import bring; from tests.small_release import small; bring(small(), None)"
 
 
 def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
