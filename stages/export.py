@@ -16,7 +16,6 @@ from typing import Any
 import models
 from models.parts.family import Family
 from models.parts.precision import repeatable
-from stages.common import licences
 from stages.common.checkpoints import Checkpoints
 from stages.common.cli import run
 from stages.common.files import read_json, sha256, staged, write_json, write_text
@@ -24,6 +23,7 @@ from stages.common.params import Params, load_params
 from stages.common.tokens import read_voice, write_voice
 
 RECORD = "export.json"
+LICENCES = Path("models/licences")
 
 
 def main(argv: list[str]) -> None:
@@ -72,22 +72,36 @@ def export(name: str, params: Params, checkpoint: str, verdict: dict[str, Any], 
     write_json(folder / RECORD, record)
 
     # 3. The licence and notices of the base, and the card.
-    for notice in sorted(path for path in block.weights.iterdir() if path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE")):
+    notices = [path for path in sorted(block.weights.iterdir()) if path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE")]
+    known = LICENCES / f"{family.card['licence']['weights']['name']}.txt"
+    if not notices and known.is_file() and not of_ours(record):
+        shutil.copy(known, folder / "LICENSE")
+    for notice in notices:
         shutil.copy(notice, folder)
     write_text(folder / "README.md", model_card(family, record))
 
 
+def of_ours(record: dict[str, Any]) -> bool:
+    """Is the base a small one of this repository, whose licence is not that of a release?"""
+    return Path(record["weights"]["folder"]).is_relative_to("models")
+
+
 def model_card(family: Family, record: dict[str, Any]) -> str:
     """What whoever gets the folder must know, as hubs show it."""
-    licence, corpus, weights = licences.card(family.name)["licence"]["weights"], record["corpus"], record["weights"]
+    corpus, weights = record["corpus"], record["weights"]
     base = ", ".join(weights["commits"]) or weights["folder"]
     at = f" at commit {', '.join(weights['commits'].values())}" if weights["commits"] else ""
+    if of_ours(record):
+        licence, terms = "other", "this repository's: the base is a small one that it trained itself"
+    else:
+        name, says = (family.card["licence"]["weights"][field] for field in ("name", "says"))
+        licence, terms = name.lower() if (LICENCES / f"{name}.txt").is_file() else "other", f"{name}: {says}"
     promoted = record["checkpoint"] == record["promoted"]
     title = f"# {corpus['speaker']}, by {family.card['title']}"
     warning = f"**Not promoted.** {record['why']} It was exported on request: listen before you use it.\n\n"
     recorded = f", recorded {corpus['date']}" if corpus["date"] else ""
     return f"""---
-license: {licence["name"].lower()}
+license: {licence}
 base_model: {base}
 language: {corpus["language"]}
 pipeline_tag: text-to-speech
@@ -102,7 +116,7 @@ pipeline_tag: text-to-speech
 | base | {base}{at} |
 | checkpoint | {record["checkpoint"]}, LoRA scale {record["scale"]} |
 | corpus | {corpus["source"]}{recorded}: {corpus["speaker"]}, {corpus["seconds"] / 60:.1f} minutes; manifest sha256 {corpus["manifest_sha256"][:16]} |
-| licence of the base | {licence["name"]}: {licence["says"]} |
+| licence of the base | {terms} |
 
 ## What the gate heard
 

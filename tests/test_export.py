@@ -20,10 +20,12 @@ from stages.common.files import read_json, write_json
 from stages.common.params import load_params
 from stages.gate import speak
 from stages.train import __main__ as train
-from tests.toy_cosyvoice import contents, workplace
+from tests.toy_cosyvoice import ROOT, contents, workplace
 
 MODEL = ["--model", "cosyvoice3"]
 TARGET = Path("data/cosyvoice3/export")
+WEIGHTS = Path("data/cosyvoice3/weights.json")
+RELEASED = {"folder": "weights", "commits": {"some/Release": "c0ffee"}, "files": {}}
 TIER = {"passed": True, "takes": 4, "passed_takes": 4, "reasons": []}
 SCORE = {"word_error_rate": 0.031, "ci": [0.01, 0.05], "similarity": 0.71, "similarity_ci": [0.7, 0.72], "dnsmos": 3.1, "similarity_margin": 0.0}
 
@@ -37,8 +39,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenise.main(MODEL)
         train.main(MODEL)
         write_json(Path("data/corpus/stats.json"), {"seconds": 90.0, "chars_per_second": 14.0})
-        write_json(Path("data/cosyvoice3/weights.json"), {"folder": "weights", "commits": {"some/Release": "c0ffee"}, "files": {}})
-        Path("weights/LICENSE").write_text("You may.")
+        write_json(WEIGHTS, RELEASED)
+        Path("models").symlink_to(ROOT / "models")
     return root
 
 
@@ -66,7 +68,7 @@ def test_the_promoted_checkpoint_loads_like_a_base_and_is_the_one_that_was_judge
     base = family.network(block.weights).state_dict()
     assert any(not torch.equal(base[name], exported[name]) for name in base)
     assert family.codec(TARGET).contract == family.codec(block.weights).contract
-    assert (TARGET / "LICENSE").read_text() == "You may."
+    assert "Apache License" in (TARGET / "LICENSE").read_text()
 
 
 def test_the_card_says_what_it_is_made_of_and_what_the_gate_heard(place: Path) -> None:
@@ -103,6 +105,21 @@ def test_another_checkpoint_is_exported_on_request_and_marked(place: Path) -> No
     with pytest.raises(UserError, match="there is no checkpoint epoch-09; there are base, epoch-02, epoch-03"):
         export.main([*MODEL, "--checkpoint", "epoch-09"])
     assert not Path("data/cosyvoice3/export-epoch-09").exists()
+
+
+def test_the_notices_that_came_with_the_base_go_along_and_a_small_base_claims_no_release(place: Path) -> None:
+    Path("weights/LICENSE").write_text("You may.")
+    Path("weights/NOTICE.txt").write_text("Name us.")
+    export.main(MODEL)
+    assert [(TARGET / name).read_text() for name in ("LICENSE", "NOTICE.txt")] == ["You may.", "Name us."]
+    for name in ("LICENSE", "NOTICE.txt"):
+        Path("weights", name).unlink()
+    write_json(WEIGHTS, {"folder": "models/cosyvoice3/tiny", "commits": {}, "files": {}})
+    export.main(MODEL)
+    write_json(WEIGHTS, RELEASED)
+    assert not (TARGET / "LICENSE").exists()
+    card = (TARGET / "README.md").read_text()
+    assert "license: other" in card and "a small one that it trained itself" in card and "Apache" not in card
 
 
 def said(*more: str) -> np.ndarray:

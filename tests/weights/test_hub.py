@@ -130,9 +130,12 @@ def test_a_repository_a_revision_or_a_file_that_is_not_there(hub: Hub) -> None:
     refused("somebody/small-big: no such repository, or a private one; set HF_TOKEN")
 
 
-def test_no_network(hub: Hub) -> None:
+def test_a_page_where_a_hub_should_answer(hub: Hub) -> None:
     hub.page = True
     refused(f"somebody/small-big: {hub.url} answers with something else; check the network and HF_ENDPOINT, .* FROM=")
+
+
+def test_no_network(hub: Hub) -> None:
     hub.server.shutdown()
     hub.server.server_close()
     refused(f"somebody/small-big: no answer from {hub.url} .ConnectError.; check the network and HF_ENDPOINT .* FROM=")
