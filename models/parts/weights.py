@@ -1,20 +1,28 @@
-"""Weights on disk: safetensors alone (no pickle is ever loaded), half precision on disk, float32 in memory."""
+"""Weights on disk: safetensors alone (no pickle is ever loaded).
+
+A large network never stands in memory twice: it is built without its parameters, and the file is mapped into memory and
+copied from tensor by tensor, or not at all where it has the wanted precision already.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from models.parts.errors import UserError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -29,23 +37,69 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file; floating ones as float32."""
+    return {name: t.float() if t.is_floating_point() else t for name, t in map_tensors(path).items()}
+
+
+def map_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a safetensors file as it is stored: views into the mapped file, read from disk when they are used."""
     if not path.is_file():
         raise UserError(f"{path}: weights are missing; tiny bases come with the repository (`make bases` rebuilds them)")
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}); restore or download it again") from None
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def load_network(
+    make: Callable[[], Network], path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    read: Callable[[Path], dict[str, torch.Tensor]] = map_tensors,
+) -> Network:  # fmt: skip
+    """What `make()` builds, in eval mode, with the parameters of `path` as `dtype` on `device`; buffers as they are stored.
+
+    `read` gives the tensors by the network's own names. Strict: see `check_fit`. On the device "meta" nothing is read, and
+    the network knows its shapes alone.
+    """
+    with _parameters_on_meta():
+        network = make()
+    wanted = network.state_dict(keep_vars=True)
+    if torch.device(device).type == "meta":
+        state = dict(wanted)
+    else:
+        check_fit(wanted, state := read(path), path)
+    loaded: dict[int, torch.Tensor] = {}  # by what it takes the place of: tied parameters stay one
+    for name, old in wanted.items():
+        tensor, (owner, _, last) = state.pop(name), name.rpartition(".")
+        if id(old) not in loaded:
+            is_parameter = isinstance(old, nn.Parameter)
+            tensor = tensor.detach().to(device, dtype if is_parameter else old.dtype)
+            loaded[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
+        setattr(network.get_submodule(owner), last, loaded[id(old)])
+    return network.to(device).eval()  # the buffers that no file has
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules that are built in here have parameters without memory, so that no random weight is drawn. Buffers are real."""
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return parameter if parameter.is_meta else nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]  # it may return one
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:
-    """Load a file strictly: a missing or an unexpected key is named, never skipped."""
-    load_state(module, read_tensors(path), path)
+    """Load a file strictly, as float32: a missing or an unexpected key is named, never skipped."""
+    state = read_tensors(path)
+    check_fit(module.state_dict(), state, path)
+    module.load_state_dict(state)
 
 
-def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load tensors by the module's own names, as strictly; `path` is where they came from."""
-    wanted = module.state_dict()
+def check_fit(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """UserError for a key of `state`, read from `path`, that is missing, unexpected or of another shape than `wanted`."""
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
         raise UserError(f"{path}: keys do not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}; these are other weights than config.json says")
@@ -53,7 +107,6 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Pa
     if wrong:
         name = wrong[0]
         raise UserError(f"{path}: {name} is {tuple(state[name].shape)}, config.json makes it {tuple(wanted[name].shape)}; use the config.json that came with the weights")
-    module.load_state_dict(state)
 
 
 def save_half(module: torch.nn.Module, path: Path) -> None:
@@ -65,7 +118,9 @@ def save_half_state(state: dict[str, torch.Tensor], path: Path) -> None:
     """Tensors in half precision, by the names that they have."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: t.half().contiguous() if t.is_floating_point() else t.contiguous() for name, t in state.items()}
-    save_file(half, path, metadata={"format": "pt"})
+    partial = path.with_name(f".{path.name}.partial")  # the old file may still be mapped
+    save_file(half, partial, metadata={"format": "pt"})
+    partial.rename(path)
 
 
 def save_base(
@@ -97,8 +152,9 @@ def check_facts(family: str, facts: Iterable[tuple[bool, int, str]]) -> None:
 
 
 def sha256_of(*files: Path) -> str:
-    """One hash of several files, in the order given."""
+    """One hash of several files, in the order given, read piece by piece."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.read_bytes())
+        with file.open("rb") as handle:
+            hashlib.file_digest(handle, lambda: digest)
     return digest.hexdigest()

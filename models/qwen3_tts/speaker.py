@@ -142,7 +142,7 @@ class VoiceprintProjection(nn.Module):
     def rows(self, vectors: torch.Tensor) -> torch.Tensor:
         bands = vectors[..., :ENVELOPE].unflatten(-1, (-1, GROUP)).mean(-1)
         bands = bands - bands.mean(-1, keepdim=True)  # how loud the recording is says nothing of the voice
-        row = self.linear(torch.cat([bands, voiceprint.mean_pitch(vectors)], -1))
+        row = self.linear(torch.cat([bands, voiceprint.mean_pitch(vectors)], -1).to(self.linear.weight.dtype))
         return LOUDNESS * F.rms_norm(row, row.shape[-1:])
 
 
