@@ -55,10 +55,15 @@ class Talker(Family):
     def codec(self, weights: Path) -> Codec:
         return Clips(weights)
 
-    def network(self, weights: Path) -> Memory:
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Memory:
         return Memory(json.loads((weights / "texts.json").read_text()), lost=-1, broken=0)
 
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> Memory:
+    def merged(
+        self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float,
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    ) -> Memory:  # fmt: skip
         assert settings.targets == ("memory",)
         assert scale == 0.5
         return Memory(self.network(weights).texts, int(state["lost"]), broken=-1)

@@ -45,8 +45,10 @@ class Chatterbox(PeftFamily):
         return dataset.read(folder)
 
     # --- network --------------------------------------------------------------------------------------------------
-    def network(self, weights: Path) -> T3:
-        return T3.load(weights)
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> T3:
+        return T3.load(weights, dtype, device)
 
     def create(self, config: dict[str, Any], seed: int) -> T3:
         """`config`: the fields of `T3Config`, with `speech_token_size` in place of the ids that follow from it."""
@@ -79,6 +81,11 @@ class Chatterbox(PeftFamily):
         for example in examples:
             example.check([network.config.start_speech_token])
         return _pad(network, examples)
+
+    def blank(self, network: nn.Module, text: str, frames: int) -> Example:
+        assert isinstance(network, T3)
+        speaker, codes = np.zeros(network.config.speaker_embed_size, np.float32), np.zeros((frames, 1), np.int32)
+        return Example("", text, "", codes, speaker, np.zeros((PROMPT, 1), np.int32))
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
         """Speech plus text, weighted alike as all trainers of T3 do. `labels` counts the speech: only it is generated.

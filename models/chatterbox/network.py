@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaModel
 from models.chatterbox.config import WEIGHTS, T3Config
 from models.chatterbox.script import Script
 from models.parts.text import load_tokenizer
-from models.parts.weights import draw_weights, load_into, save_base
+from models.parts.weights import draw_weights, load_network, save_base
 
 EMOTION = 0.5        # upstream's neutral value
 PERCEIVER_HEADS, PERCEIVER_DROPOUT = 4, 0.2
@@ -86,7 +86,7 @@ class Conditioning(nn.Module):
 
     def forward(self, speaker: torch.Tensor, prompt: torch.Tensor, filled: torch.Tensor) -> torch.Tensor:
         """(B, 1 + queries + 1, width). Upstream's speaker vectors have length 1; so has the mean of several here."""
-        voice = self.spkr_enc(F.normalize(speaker, dim=-1))[:, None]
+        voice = self.spkr_enc(F.normalize(speaker, dim=-1).to(prompt.dtype))[:, None]
         emotion = self.emotion_adv_fc(torch.full_like(voice[..., :1], EMOTION))
         return torch.cat([voice, self.perceiver(prompt, filled), emotion], 1)
 
@@ -159,11 +159,12 @@ class T3(nn.Module):
         return network
 
     @classmethod
-    def load(cls, folder: Path) -> T3:
-        """Read a weights folder strictly: float32, eval mode. UserError names the file or tensor that is wrong."""
-        network = cls(T3Config.load(folder), load_tokenizer(folder / "tokenizer.json"))
-        load_into(network, folder / WEIGHTS)
-        return network.eval()
+    def load(
+        cls, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> T3:
+        """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong."""
+        config, tokenizer = T3Config.load(folder), load_tokenizer(folder / "tokenizer.json")
+        return load_network(lambda: cls(config, tokenizer), folder / WEIGHTS, dtype, device)
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: `config.json`, `tokenizer.json` and `t3_cfg.safetensors` in half precision."""

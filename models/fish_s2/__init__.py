@@ -55,8 +55,10 @@ class FishS2(AdaptedFamily):
         return dataset.read(folder)
 
     # --- network --------------------------------------------------------------------------------------------------
-    def network(self, weights: Path) -> FishNetwork:
-        return FishNetwork.load(weights)
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> FishNetwork:
+        return FishNetwork.load(weights, dtype, device)
 
     def create(self, config: dict[str, Any], seed: int) -> FishNetwork:
         # Whole turns of the template are one token each: a small network need not spell them.
@@ -96,6 +98,10 @@ class FishS2(AdaptedFamily):
         for example in examples:
             example.check(network.config.entries)
         return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
+
+    def blank(self, network: nn.Module, text: str, frames: int) -> Example:
+        assert isinstance(network, FishNetwork)
+        return Example("", text, "", np.zeros((frames, network.config.num_codebooks), np.int32))
 
     def base_batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """In most utterances the residual codes that the slow transformer reads are other frames', each codebook's by

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.parts.errors import UserError
-from models.parts.weights import read_config, read_tensors
+from models.parts.weights import map_tensors, read_config
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class FishConfig:
     max_seq_len: int = 32768
     dropout: float = 0.0     # of what each block adds, in training (released: 0)
     attention_qk_norm: bool = False
-    use_gradient_checkpointing: bool = False
     tie_word_embeddings: bool = True        # these three are what makes an S2: ...
     scale_codebook_embeddings: bool = True  # ... upstream's older networks have them off,
     norm_fastlayer_input: bool = True       # ... and are refused
@@ -86,7 +85,7 @@ class FishConfig:
 RELEASED = FishConfig(
     vocab_size=155776, dim=2560, n_layer=36, n_head=32, n_local_heads=8, head_dim=128, intermediate_size=9728,
     codebook_size=4096, num_codebooks=10, semantic_begin_id=151678, semantic_end_id=155773, n_fast_layer=4,
-    attention_qk_norm=True, fast_attention_qk_norm=False, use_gradient_checkpointing=True,
+    attention_qk_norm=True, fast_attention_qk_norm=False,
 )
 
 
@@ -95,7 +94,6 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
     text, audio = data["text_config"], data["audio_decoder_config"]
     shared = ("dim", "n_head", "n_local_heads", "head_dim", "intermediate_size", "attention_qk_norm")
     return {
-        "use_gradient_checkpointing": True,
         **text,
         **{f"fast_{name}": audio.get(name) for name in shared},
         "codebook_size": audio["vocab_size"],
@@ -107,10 +105,10 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the folder's safetensors (one file or shards), by `FishNetwork`'s names, float32."""
+    """Every tensor of the folder's safetensors (one file or shards) as it is stored, by `FishNetwork`'s names."""
     index = folder / "model.safetensors.index.json"
     names = set(read_config(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    return {_key(key): value for name in sorted(names) for key, value in read_tensors(folder / name).items()}
+    return {_key(key): value for name in sorted(names) for key, value in map_tensors(folder / name).items()}
 
 
 def _key(key: str) -> str:

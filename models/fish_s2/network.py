@@ -16,13 +16,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.fish_s2.config import FishConfig, read_weights
 from models.fish_s2.prompt import Prompt
-from models.parts.errors import UserError
 from models.parts.text import load_tokenizer
-from models.parts.weights import save_base
+from models.parts.weights import load_network, save_base
 
 
 class Cache:
@@ -98,7 +97,7 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):  # type: ignore[misc]
     def __init__(self, config: FishConfig):
         super().__init__()
         self.attention = Attention(config)
@@ -190,11 +189,7 @@ class FishNetwork(nn.Module):
     ) -> torch.Tensor:
         turns = torch.view_as_complex(rope.float())[:, :, None]
         for layer, block in enumerate(blocks):
-            if self.config.use_gradient_checkpointing and torch.is_grad_enabled():
-                # Non-reentrant: the reentrant kind drops the gradient of every adapter when the input needs none.
-                x = checkpoint(block, x, turns, cache, layer, mask, use_reentrant=False)
-            else:
-                x = block(x, turns, cache, layer, mask)
+            x = block(x, turns, cache, layer, mask)
         if cache is not None:
             cache.used += x.shape[1]
         return x
@@ -220,21 +215,12 @@ class FishNetwork(nn.Module):
         return network
 
     @classmethod
-    def load(cls, folder: Path) -> FishNetwork:
-        """Read a weights folder strictly: float32, eval mode. UserError names the file or tensor that is wrong."""
-        config = FishConfig.load(folder)
-        with torch.device("meta"):  # no random weights that are thrown away at once
-            network = cls(config, load_tokenizer(folder / "tokenizer.json"))
-        state, wanted = read_weights(folder), network.state_dict()
-        for key in sorted(wanted.keys() ^ state.keys()):
-            problem = "missing" if key in wanted else "not of this network"
-            raise UserError(f"{folder}: tensor {key} is {problem}; restore the weights")
-        for key, tensor in state.items():
-            if tensor.shape != wanted[key].shape:
-                shapes = f"{tuple(tensor.shape)}, but config.json makes it {tuple(wanted[key].shape)}"
-                raise UserError(f"{folder}: tensor {key} is {shapes}; restore the weights")
-        network.load_state_dict(state, assign=True)
-        return network.eval()
+    def load(
+        cls, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> FishNetwork:
+        """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong."""
+        config, tokenizer = FishConfig.load(folder), load_tokenizer(folder / "tokenizer.json")
+        return load_network(lambda: cls(config, tokenizer), folder, dtype, device, read_weights)
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: `config.json`, `tokenizer.json` and `model.safetensors` in half precision."""
@@ -244,6 +230,6 @@ class FishNetwork(nn.Module):
 
 def _rope_table(config: FishConfig, length: int) -> torch.Tensor:
     """Cosines and sines (length, head_dim / 2, 2), rounded to bfloat16 as upstream's: its networks learnt them so."""
-    steps = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
-    angles = torch.outer(torch.arange(length, device="cpu").float(), config.rope_base**-steps)
+    steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+    angles = torch.outer(torch.arange(length).float(), config.rope_base**-steps)
     return torch.stack([angles.cos(), angles.sin()], -1).bfloat16().float()

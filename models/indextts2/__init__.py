@@ -53,8 +53,10 @@ class IndexTTS2(PeftFamily):
         return list(dataset.read(folder))
 
     # --- network --------------------------------------------------------------------------------------------------
-    def network(self, weights: Path) -> UnifiedVoice:
-        return UnifiedVoice.load(weights)
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> UnifiedVoice:
+        return UnifiedVoice.load(weights, dtype, device)
 
     def create(self, config: dict[str, Any], seed: int) -> UnifiedVoice:
         tokenizer = phone_tokenizer(["<|start|>", "<|stop|>"])
@@ -96,6 +98,12 @@ class IndexTTS2(PeftFamily):
             _check(network, example)
         return _batch(network, examples)
 
+    def blank(self, network: nn.Module, text: str, frames: int) -> Example:
+        assert isinstance(network, UnifiedVoice)
+        count, width = network.config["condition_num_latent"], network.config["model_dim"]
+        condition, emotion = np.zeros((count, width), np.float32), np.zeros(width, np.float32)
+        return _said(network, text, np.zeros((frames, 1), np.int32), condition, emotion)
+
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
         """0.2 x the text's cross-entropy + 0.8 x the speech's, each a mean over its own labels.
 
@@ -127,8 +135,7 @@ class IndexTTS2(PeftFamily):
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, UnifiedVoice)
         _, condition, emotion = unpack(voice.speaker_embedding, network.config)
-        ids = np.array(network.text_ids(text)[1:-1], np.int32)
-        target = Target("", text, "", generation.codes, text_ids=ids, prompt_id="", condition=condition, emotion=emotion)
+        target = _said(network, text, generation.codes, condition, emotion)
         with evaluating(network):
             batch = {key: value.to(network.device) for key, value in _batch(network, [target]).items()}
             spoken = batch["labels"] != IGNORED
@@ -201,6 +208,11 @@ def _prompts(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         "condition": torch.from_numpy(np.stack([target.condition for target in targets])),
         "emotion": torch.from_numpy(np.stack([target.emotion for target in targets])),
     }
+
+
+def _said(network: UnifiedVoice, text: str, codes: np.ndarray, condition: np.ndarray, emotion: np.ndarray) -> Target:
+    ids = np.array(network.text_ids(text)[1:-1], np.int32)
+    return Target("", text, "", codes, text_ids=ids, prompt_id="", condition=condition, emotion=emotion)
 
 
 def _target(example: Example) -> Target:

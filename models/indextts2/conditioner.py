@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.parts.errors import UserError
-from models.parts.weights import read_tensors
+from models.parts.weights import map_tensors
 
 HEAD_WIDTH = 64  # of the perceiver's attention
 DEPTH = 2        # perceiver layers
@@ -239,7 +239,7 @@ class Conditioner(nn.Module):
 
 def load_conditioner(config: dict[str, Any], path: Path) -> Conditioner:
     """The conditioner alone, out of a network's weights. UserError names what is missing."""
-    conditioner, tensors = Conditioner(config), read_tensors(path)
+    conditioner, tensors = Conditioner(config), map_tensors(path)
     own = conditioner.state_dict()
     for name, tensor in own.items():
         if name not in tensors or tensors[name].shape != tensor.shape:

@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2Model
 from models.indextts2.conditioner import Conditioner
 from models.parts.errors import UserError
 from models.parts.text import load_tokenizer, text_ids
-from models.parts.weights import load_into, read_config, save_base
+from models.parts.weights import load_network, read_config, save_base
 
 CONSTANTS = 2  # positions of the prompt after its latents, from `speed_emb`
 # The released network (`gpt:` of its config.yaml; the last four are fixed in upstream's code).
@@ -53,12 +53,8 @@ class Positions(nn.Module):
 class NoPositions(nn.Module):
     """In the place of GPT-2's own position embedding."""
 
-    def __init__(self, width: int):
-        super().__init__()
-        self.width = width
-
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(*position_ids.shape, self.width, device=position_ids.device)
+        return torch.zeros((), device=position_ids.device)  # without dimensions it raises no precision
 
 
 class UnifiedVoice(Conditioner):
@@ -77,7 +73,7 @@ class UnifiedVoice(Conditioner):
             resid_pdrop=config["dropout"], embd_pdrop=config["dropout"], attn_pdrop=config["dropout"], bos_token_id=None, eos_token_id=None,
         ))  # fmt: skip
         del self.gpt.wte
-        self.gpt.wpe = NoPositions(width)  # type: ignore[assignment]
+        self.gpt.wpe = NoPositions()  # type: ignore[assignment]
         # Start and stop, and a row that upstream has over.
         self.mel_pos_embedding = Positions(config["max_mel_tokens"] + 3, width)
         self.text_pos_embedding = Positions(config["max_text_tokens"] + 2, width)
@@ -106,7 +102,7 @@ class UnifiedVoice(Conditioner):
     def prompt(self, condition: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
         """Latents (B, N, W) and emotion vectors (B, W) -> the sequence's first positions (B, N + 2, W)."""
         constants = self.speed_emb.weight.flip(0).expand(len(condition), -1, -1)
-        return torch.cat([condition + emotion[:, None], constants], 1)
+        return torch.cat([(condition + emotion[:, None]).to(constants.dtype), constants], 1)
 
     def embed(
         self, condition: torch.Tensor, emotion: torch.Tensor, text: torch.Tensor, speech: torch.Tensor, lengths: torch.Tensor
@@ -141,11 +137,12 @@ class UnifiedVoice(Conditioner):
             return cls(config, tokenizer)
 
     @classmethod
-    def load(cls, folder: Path) -> UnifiedVoice:
-        """Read a weights folder strictly: float32, eval mode. UserError names the file or tensor that is wrong."""
-        network = cls(read_network_config(folder), load_tokenizer(folder / "tokenizer.json"))
-        load_into(network, folder / "model.safetensors")
-        return network.eval()
+    def load(
+        cls, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> UnifiedVoice:
+        """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong."""
+        config, tokenizer = read_network_config(folder), load_tokenizer(folder / "tokenizer.json")
+        return load_network(lambda: cls(config, tokenizer), folder / "model.safetensors", dtype, device)
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: config.json, tokenizer.json and model.safetensors in half precision."""

@@ -48,8 +48,11 @@ class AdaptedFamily(Family):
             return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         return self.lora_state(network)
 
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> nn.Module:
-        network = self.network(weights)
+    def merged(
+        self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float,
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    ) -> nn.Module:  # fmt: skip
+        network = self.network(weights, dtype, device)
         if settings.mode == "sft":
             blend(network, state, scale)
         else:
@@ -57,9 +60,12 @@ class AdaptedFamily(Family):
         return network.requires_grad_(False).eval()
 
 
+@torch.no_grad()
 def blend(network: nn.Module, tuned: Mapping[str, torch.Tensor], scale: float) -> None:
-    """Base + `scale` × (tuned − base), in place, in float32."""
+    """Base + `scale` × (tuned − base), in place, tensor by tensor in float32."""
     base = network.state_dict()
     if set(base) != set(tuned):
         raise UserError(f"checkpoint: {len(set(base) ^ set(tuned))} keys differ from the base's; it belongs to other weights")
-    network.load_state_dict({name: base[name] + scale * (tuned[name].to(base[name].dtype) - base[name]) for name in base})
+    for name, tensor in base.items():
+        start = tensor.float()
+        tensor.copy_(start + scale * (tuned[name].to(start) - start))

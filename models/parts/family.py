@@ -192,8 +192,13 @@ class Family(ABC):
         raise UserError(f"{self.name}: released weights can't be brought in yet")
 
     @abstractmethod
-    def network(self, weights: Path) -> torch.nn.Module:
-        """The network with the released key names, loaded strictly, float32, in eval mode."""
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.nn.Module:
+        """The network with the released key names, loaded strictly, its parameters as `dtype` on `device`, in eval mode.
+
+        On the device "meta" only the configuration and the tokenizer are read.
+        """
 
     @abstractmethod
     def create(self, config: dict[str, Any], seed: int) -> torch.nn.Module:
@@ -228,19 +233,32 @@ class Family(ABC):
 
     @abstractmethod
     def adapt(self, network: torch.nn.Module, settings: AdaptSettings) -> torch.nn.Module:
-        """Make `network` trainable (LoRA or SFT); returns the module to train. Its outputs do not change by this."""
+        """Make `network` trainable (LoRA or SFT); returns the module to train. Its outputs do not change by this.
+
+        What trains is float32; under LoRA the frozen base may be bfloat16.
+        """
 
     @abstractmethod
     def adapter_state(self, network: torch.nn.Module, settings: AdaptSettings) -> dict[str, torch.Tensor]:
         """What a checkpoint stores: the adapter's tensors, or every weight for SFT."""
 
     @abstractmethod
-    def merged(self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float) -> torch.nn.Module:
-        """A plain network: the saved base plus `scale` × the adapter, merged in float32. SFT: base + scale × difference."""
+    def merged(
+        self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float,
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    ) -> torch.nn.Module:  # fmt: skip
+        """A plain network: the saved base plus `scale` × the adapter. SFT: base + scale × difference.
+
+        Each tensor is merged in float32 and rounded to `dtype` once.
+        """
 
     @abstractmethod
     def batch(self, network: torch.nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Padded tensors of one batch, labels included. The one place where labels are shifted."""
+
+    def blank(self, network: torch.nn.Module, text: str, frames: int) -> Example:
+        """`text` said in `frames` frames of nothing, as `batch` takes it: what memory is planned with."""
+        return Example("", text, "", np.zeros((frames, self.card["codebooks"]), np.int32))
 
     def base_batch(self, network: torch.nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`batch` as a base is trained on it from nothing, where that is harder than fine-tuning; torch's seed decides."""

@@ -12,8 +12,18 @@ from collections.abc import Iterable
 import loralib
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models.parts.errors import UserError
+
+
+class Linear(loralib.Linear):  # type: ignore[misc]
+    """A float32 adapter beside a weight of any precision, whose output keeps its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = F.linear(x, self.weight, self.bias)
+        low = self.lora_dropout(x).to(self.lora_A.dtype) @ self.lora_A.T
+        return result + (low @ self.lora_B.T * self.scaling).to(result.dtype)
 
 
 def wrap(network: nn.Module, names: Iterable[str], rank: int, alpha: float, dropout: float) -> None:
@@ -24,10 +34,10 @@ def wrap(network: nn.Module, names: Iterable[str], rank: int, alpha: float, drop
     for name in names:
         linear = network.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        layer = loralib.Linear(
+        layer = Linear(
             linear.in_features, linear.out_features, bias=linear.bias is not None,
             r=rank, lora_alpha=alpha, lora_dropout=dropout, merge_weights=False,
-            device=linear.weight.device, dtype=linear.weight.dtype,
+            device=linear.weight.device,
         )
         layer.weight, layer.bias = linear.weight, linear.bias
         layer.train(linear.training)
@@ -56,7 +66,7 @@ def merge(network: nn.Module, state: dict[str, torch.Tensor], names: Iterable[st
         )
     for name in names:
         weight = network.get_parameter(f"{name}.weight")
-        low, high = state[f"{name}.lora_A"].float(), state[f"{name}.lora_B"].float()
+        low, high = (state[f"{name}.{part}"].to(weight.device, torch.float32) for part in ("lora_A", "lora_B"))
         if (high.shape[0], low.shape[1]) != weight.shape:
             raise UserError(f"adapter: {name} does not fit the base's weights; was it trained on another base?")
-        weight.copy_((weight.float() + scaling * (high @ low).to(weight.device)).to(weight.dtype))
+        weight.copy_(weight.float() + scaling * (high @ low))

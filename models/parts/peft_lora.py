@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers.pytorch_utils import Conv1D
 
 from models.parts.adapting import AdaptedFamily
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings
+
+ADAPTER = "default"  # PEFT's name for the only one
 
 
 def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
@@ -37,6 +40,7 @@ def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
         fan_in_fan_out=isinstance(first, Conv1D),  # GPT-2 keeps its matrices transposed
     )
     inject_adapter_in_model(config, trunk)
+    cast_adapter_dtype(trunk, ADAPTER)  # from the base's precision to float32
 
 
 def state(trunk: torch.nn.Module) -> dict[str, torch.Tensor]:

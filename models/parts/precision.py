@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -13,6 +14,7 @@ THREADS = 2  # of a processor, on every machine: threads share a sum out among t
 
 def repeatable(threads: int = THREADS) -> None:
     """The same numbers in every run of whatever computes after this, or an error where PyTorch has no such kernel."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # guards against reading what nobody wrote, and costs a tenth

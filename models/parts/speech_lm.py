@@ -25,7 +25,7 @@ from models.parts.family import Contract, Example, Generation, Loss, Sampling, V
 from models.parts.peft_lora import PeftFamily
 from models.parts.takes import cut
 from models.parts.text import clean, ids_of, load_tokenizer
-from models.parts.weights import draw_weights, load_into, read_config, save_base
+from models.parts.weights import draw_weights, load_network, read_config, save_base
 from models.small.phones import phone_tokenizer
 
 IGNORE = -100
@@ -101,14 +101,15 @@ class SpeechLMFamily(PeftFamily):
 
     version: int
 
-    def network(self, weights: Path) -> SpeechLM:
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> SpeechLM:
         config = read_config(weights / "config.json")
         if config["version"] != self.version:
             raise UserError(f"{weights}/config.json: version {config['version']}, this family is {self.version}; these are the other CosyVoice's weights")
-        network = SpeechLM(config)
-        load_into(network, weights / "model.safetensors")
+        network = load_network(lambda: SpeechLM(config), weights / "model.safetensors", dtype, device)
         network.tokenizer = load_tokenizer(weights / "tokenizer.json")
-        return network.eval()
+        return network
 
     def create(self, config: dict[str, Any], seed: int) -> SpeechLM:
         tokenizer = phone_tokenizer(["<|endoftext|>", END_OF_PROMPT, "You are a helpful assistant."])
@@ -161,7 +162,7 @@ class SpeechLMFamily(PeftFamily):
     ) -> list[Generation]:
         ids, device = [network.text_ids(text) for text in texts], network.speech_embedding.weight.device
         longest = max(map(len, ids))
-        prefix = torch.zeros(len(ids), longest + 2, network.width, device=device)
+        prefix = network.start().new_zeros(len(ids), longest + 2, network.width)
         mask = torch.zeros(len(ids), longest + 2, dtype=torch.long, device=device)
         for row, tokens in enumerate(ids):  # left-padded, so that every row's next position is the last
             embedded = network.trunk.embed_tokens(torch.tensor(tokens, dtype=torch.long, device=device))

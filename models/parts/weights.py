@@ -1,24 +1,30 @@
-"""Weights on disk: safetensors alone (no pickle is ever loaded), half precision on disk, float32 in memory."""
+"""Weights on disk: safetensors alone (no pickle is ever loaded).
+
+A large network never stands in memory twice: it is built without its parameters, and the file is mapped into memory and
+copied from tensor by tensor, or not at all where it has the wanted precision already.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from models.parts.errors import UserError
 
-PIECE = 1 << 24  # bytes of a file that are in memory while it is hashed
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # safetensors' names
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -35,15 +41,60 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file, floating ones as float32; with `prefix` only those, named without it."""
+    return {name: t.float() if t.is_floating_point() else t for name, t in map_tensors(path, prefix).items()}
+
+
+def map_tensors(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The same as they are stored: views into the mapped file, read from disk when they are used."""
     if not path.is_file():
         raise UserError(f"{path}: weights are missing; tiny bases come with the repository (`make bases` rebuilds them)")
     try:
         with safe_open(path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}); restore or download it again") from None
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def load_network(
+    make: Callable[[], Network], path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    read: Callable[[Path], dict[str, torch.Tensor]] = map_tensors,
+) -> Network:  # fmt: skip
+    """What `make()` builds, in eval mode, with the parameters of `path` as `dtype` on `device`; buffers as they are stored.
+
+    `read` gives the tensors by the network's own names. Strict: see `check_fit`. On the device "meta" nothing is read, and
+    the network knows its shapes alone.
+    """
+    with _parameters_on_meta():
+        network = make()
+    wanted = network.state_dict(keep_vars=True)
+    if torch.device(device).type == "meta":
+        state = dict(wanted)
+    else:
+        check_fit(wanted, state := read(path), path)
+    loaded: dict[int, torch.Tensor] = {}  # by what it takes the place of: tied parameters stay one
+    for name, old in wanted.items():
+        tensor, (owner, _, last) = state.pop(name), name.rpartition(".")
+        if id(old) not in loaded:
+            is_parameter = isinstance(old, nn.Parameter)
+            tensor = tensor.detach().to(device, dtype if is_parameter else old.dtype)
+            loaded[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
+        setattr(network.get_submodule(owner), last, loaded[id(old)])
+    return network.to(device).eval()  # the buffers that no file has
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules that are built in here have parameters without memory, so that no random weight is drawn. Buffers are real."""
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return parameter if parameter.is_meta else nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]  # it may return one
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_header(path: Path, wanted: Mapping[str, Sequence[int]], dtypes: Collection[str]) -> None:
@@ -98,14 +149,15 @@ def write_tensors(path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.
             file.write(value(name).to(dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def load_into(module: torch.nn.Module, path: Path) -> None:
-    """Load a file strictly: a missing or an unexpected key is named, never skipped."""
-    load_state(module, read_tensors(path), path)
+def load_into(module: torch.nn.Module, path: Path, prefix: str = "") -> None:
+    """Load a file, or what stands in it under `prefix`, strictly and as float32: a missing or an unexpected key is named."""
+    state = read_tensors(path, prefix)
+    check_fit(module.state_dict(), state, path)
+    module.load_state_dict(state)
 
 
-def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load tensors by the module's own names, as strictly; `path` is where they came from."""
-    wanted = module.state_dict()
+def check_fit(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """UserError for a key of `state`, read from `path`, that is missing, unexpected or of another shape than `wanted`."""
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
         raise UserError(f"{path}: keys do not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}; these are other weights than config.json says")
@@ -113,7 +165,6 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Pa
     if wrong:
         name = wrong[0]
         raise UserError(f"{path}: {name} is {tuple(state[name].shape)}, config.json makes it {tuple(wanted[name].shape)}; use the config.json that came with the weights")
-    module.load_state_dict(state)
 
 
 def save_half(module: torch.nn.Module, path: Path) -> None:
@@ -125,7 +176,9 @@ def save_half_state(state: dict[str, torch.Tensor], path: Path) -> None:
     """Tensors in half precision, by the names that they have."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: t.half().contiguous() if t.is_floating_point() else t.contiguous() for name, t in state.items()}
-    save_file(half, path, metadata={"format": "pt"})
+    partial = path.with_name(f".{path.name}.partial")  # the old file may still be mapped
+    save_file(half, partial, metadata={"format": "pt"})
+    partial.rename(path)
 
 
 def save_base(
@@ -157,10 +210,9 @@ def check_facts(family: str, facts: Iterable[tuple[bool, int, str]]) -> None:
 
 
 def sha256_of(*files: Path) -> str:
-    """One hash of several files, in the order given, read a piece at a time."""
+    """One hash of several files, in the order given, read piece by piece."""
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while piece := file.read(PIECE):
-                digest.update(piece)
+    for file in files:
+        with file.open("rb") as handle:
+            hashlib.file_digest(handle, lambda: digest)
     return digest.hexdigest()

@@ -57,8 +57,10 @@ class Qwen3TTS(PeftFamily):
         return dataset.read(folder)
 
     # --- network --------------------------------------------------------------------------------------------------
-    def network(self, weights: Path) -> Qwen3TTSNetwork:
-        return Qwen3TTSNetwork.load(weights)
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Qwen3TTSNetwork:
+        return Qwen3TTSNetwork.load(weights, dtype, device)
 
     def create(self, config: dict[str, Any], seed: int) -> Qwen3TTSNetwork:
         """`config` is config.json without the tokens; `talker_config.codes` are the entries of codebook 0."""
@@ -124,6 +126,11 @@ class Qwen3TTS(PeftFamily):
         speaker = np.stack([example.speaker_embedding for example in examples])
         takes = [(network.prompt(example.text, example.speaker), example.codes) for example in examples]
         return _pad(network, takes, speaker)
+
+    def blank(self, network: nn.Module, text: str, frames: int) -> Example:
+        assert isinstance(network, Qwen3TTSNetwork)
+        speaker = np.zeros(network.speaker_size, np.float32)
+        return Example("", text, "", np.zeros((frames, network.codebooks), np.int32), speaker)
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
         """The mean over the talker's decisions plus 0.3 × the mean over the code predictor's, upstream's weights."""

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Cache, Qwen3Config, Qwen3Model
 
-from models.parts.weights import load_into, read_config, save_base
+from models.parts.weights import load_network, read_config, save_base
 from models.qwen3_tts.config import BASE, Ids, block_config, check
 from models.qwen3_tts.prompt import Prompt
 from models.qwen3_tts.speaker import speaker_encoder
@@ -164,12 +164,12 @@ class Qwen3TTSNetwork(nn.Module):
 
     # --- files ----------------------------------------------------------------------------------------------------
     @classmethod
-    def load(cls, folder: Path) -> Qwen3TTSNetwork:
-        """Read a weights folder strictly: float32, eval mode. UserError names the file or tensor that is wrong."""
+    def load(
+        cls, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Qwen3TTSNetwork:
+        """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong."""
         config = check(read_config(folder / "config.json"), f"{folder}/config.json")
-        network = cls(config, load(folder))
-        load_into(network, folder / "model.safetensors")
-        return network.eval()
+        return load_network(lambda: cls(config, load(folder)), folder / "model.safetensors", dtype, device)
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: `config.json`, `tokenizer.json` and `model.safetensors` in half precision."""

@@ -47,8 +47,10 @@ class Voxtral(PeftFamily):
         return dataset.read(folder)
 
     # --- network --------------------------------------------------------------------------------------------------
-    def network(self, weights: Path) -> VoxtralNetwork:
-        return VoxtralNetwork.load(weights)
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> VoxtralNetwork:
+        return VoxtralNetwork.load(weights, dtype, device)
 
     def create(self, config: dict[str, Any], seed: int) -> VoxtralNetwork:
         tokenizer = phone_tokenizer(list(CONTROL))

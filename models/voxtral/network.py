@@ -16,13 +16,14 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 from transformers import MistralConfig, MistralModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.parts.text import load_tokenizer
-from models.parts.weights import draw_weights, load_state, save_base
+from models.parts.weights import draw_weights, load_network, save_base
 from models.small.scalars import to_codes
 from models.voxtral.config import END, SPECIALS, FlowHeadConfig, VoxtralConfig, padded
 from models.voxtral.prompt import Prompt
-from models.voxtral.released import read_network, to_released
+from models.voxtral.released import file_of, from_released, to_released
 from models.voxtral.tekken import load_tekken
 
 
@@ -57,7 +58,7 @@ class FeedForward(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):  # type: ignore[misc]
     def __init__(self, dim: int, config: FlowHeadConfig):
         super().__init__()
         self.attention, self.feed_forward = Attention(dim, config), FeedForward(dim, config.hidden_dim)
@@ -90,13 +91,13 @@ class FlowHead(nn.Module):
     def velocity(self, x: torch.Tensor, time: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Values (N, A) on their way, their times (N,) from 0 (noise) to 1 (data), and the language model's hidden
         states (N, dim), zeros for none, to the velocity (N, A), float32, in which they should move on."""
-        angle = time[:, None] * self.frequencies
+        angle, dtype = time[:, None] * self.frequencies, self.norm.weight.dtype
         tokens = [
-            self.input_projection(x),
-            self.time_projection(torch.cat([angle.cos(), angle.sin()], -1)),
+            self.input_projection(x.to(dtype)),
+            self.time_projection(torch.cat([angle.cos(), angle.sin()], -1).to(dtype)),
             self.llm_projection(hidden),
         ]
-        h = torch.stack(tokens, 1).to(self.norm.weight.dtype)  # what the blocks add to stays float32 under autocast
+        h = torch.stack(tokens, 1).to(dtype)  # what the blocks add to stays float32 under autocast
         for layer in self.layers:
             h = layer(h)
         out: torch.Tensor = self.acoustic_codebook_output(self.norm(h[:, 0])).float()
@@ -179,17 +180,19 @@ class VoxtralNetwork(nn.Module):
         return network
 
     @classmethod
-    def load(cls, folder: Path) -> VoxtralNetwork:
-        """Read a weights folder strictly: float32, eval mode. UserError names the file or tensor that is wrong.
+    def load(
+        cls, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> VoxtralNetwork:
+        """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong.
 
         Released: params.json, consolidated.safetensors, tekken.json. Tiny: config.json, model.safetensors with the
         same content in half precision, tokenizer.json.
         """
         config, tekken = VoxtralConfig.load(folder), folder / "tekken.json"
         tokenizer = load_tekken(tekken) if tekken.is_file() else load_tokenizer(folder / "tokenizer.json")
-        network = cls(config, tokenizer)
-        load_state(network, *read_network(folder, config.head_dim))
-        return network.eval()
+        return load_network(
+            lambda: cls(config, tokenizer), file_of(folder), dtype, device, lambda path: from_released(path, config.head_dim)
+        )
 
     def save(self, folder: Path) -> None:
         """Write a tiny folder."""

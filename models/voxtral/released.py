@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from models.parts.weights import read_tensors
+from models.parts.weights import map_tensors
 
 FILE = "consolidated.safetensors"
 CODEC = "audio_tokenizer."  # what the file holds besides the network
@@ -43,10 +43,20 @@ def to_released(state: dict[str, torch.Tensor], head_dim: int) -> dict[str, torc
     return released
 
 
-def from_released(state: dict[str, torch.Tensor], head_dim: int) -> dict[str, torch.Tensor]:
-    """What `to_released` was given. A name that is not Voxtral's stays as it is, for strict loading to find."""
+def file_of(folder: Path) -> Path:
+    """The file that the network's tensors are in: the released one, or a tiny base's."""
+    return folder / FILE if (folder / FILE).is_file() else folder / "model.safetensors"
+
+
+def from_released(path: Path, head_dim: int) -> dict[str, torch.Tensor]:
+    """The network's tensors by our names, as they are stored but for the rows that change places.
+
+    A name that is not Voxtral's stays as it is, for strict loading to find.
+    """
     ours = {}
-    for name, tensor in state.items():
+    for name, tensor in map_tensors(path).items():
+        if name.startswith(CODEC):
+            continue
         match = _THEIRS.fullmatch(name)
         if match and match[2] in _INNER:
             layer, part = match.groups()
@@ -62,14 +72,6 @@ def _swapped(weight: torch.Tensor, outer: int, head_dim: int) -> torch.Tensor:
         return weight  # of another shape than config.json makes it: strict loading says so
     grouped = weight.view(-1, outer, head_dim // outer, weight.shape[1])
     return grouped.transpose(1, 2).reshape(weight.shape)
-
-
-def read_network(folder: Path, head_dim: int) -> tuple[dict[str, torch.Tensor], Path]:
-    """The network's tensors (float32, by our names) and the file that they are in: a released one, or a tiny base's."""
-    path = folder / FILE
-    path = path if path.is_file() else folder / "model.safetensors"
-    tensors = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(CODEC)}
-    return from_released(tensors, head_dim), path
 
 
 def has_encoder(path: Path) -> bool:

@@ -116,6 +116,7 @@ def fingerprint(*inputs: object) -> str:
     """One hash of files' bytes and of values' text, in a fixed order."""
     total = hashlib.sha256()
     for path in sorted(one for one in inputs if isinstance(one, Path)):
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
     total.update(repr([one for one in inputs if not isinstance(one, Path)]).encode())
     return total.hexdigest()[:16]

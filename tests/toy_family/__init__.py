@@ -22,7 +22,7 @@ from models.parts.peft_lora import PeftFamily
 from models.parts.sampling import draw, generators, logprob, uniforms
 from models.parts.takes import Takes
 from models.parts.text import load_tokenizer, text_ids
-from models.parts.weights import check_facts, load_into, read_config, save_base, sha256_of
+from models.parts.weights import check_facts, load_network, read_config, save_base, sha256_of
 from models.small.phones import phone_tokenizer
 
 RATE, FRAME, LEVELS = 16000, 800, 16
@@ -89,10 +89,11 @@ class Toy(PeftFamily):
         return [Example(id, text, speaker, np.array(codes, np.int32)) for id, text, speaker, codes in rows]
 
     # --- network --------------------------------------------------------------------------------------------------
-    def network(self, weights: Path) -> Network:
-        network = Network(read_config(weights / "config.json"), load_tokenizer(weights / "tokenizer.json"))
-        load_into(network, weights / "model.safetensors")
-        return network.eval()
+    def network(
+        self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Network:
+        config, tokenizer = read_config(weights / "config.json"), load_tokenizer(weights / "tokenizer.json")
+        return load_network(lambda: Network(config, tokenizer), weights / "model.safetensors", dtype, device)
 
     def create(self, config: dict[str, Any], seed: int) -> Network:
         with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ from torch import nn
 from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.family import Codec, Contract, Voice
-from models.parts.weights import load_into, load_state, read_config, read_tensors, sha256_of
+from models.parts.weights import load_into, read_config, sha256_of
 from models.qwen3_tts.released.decoder import Decoder
 from models.qwen3_tts.released.encoder import Encoder
 from models.qwen3_tts.speaker import SpeakerEncoder
@@ -131,7 +131,7 @@ def read_speaker_encoder(weights: Path) -> SpeakerEncoder | None:
     if "enc_dim" not in config.get("speaker_encoder_config", {}):
         raise UserError(f"{weights}/config.json: speaker_encoder_config has no enc_dim; use the file that came with the weights")
     encoder = SpeakerEncoder(config["speaker_encoder_config"])
-    load_state(encoder, read_tensors(file, SPEAKER), file)
+    load_into(encoder, file, SPEAKER)
     return encoder.eval()
 
 
