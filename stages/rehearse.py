@@ -71,15 +71,19 @@ def rehearse(name: str, size: str, place: Path) -> None:
     print(f"{name}: from released files to an exported voice, {len(files)} files: {', '.join(files)}")
 
 
-def copy_repository(root: Path) -> None:
-    """What git tracks, and what is new and not ignored, as a repository of its own."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=True, capture_output=True, text=True).stdout
+def copy_repository(root: Path, source: Path = Path(".")) -> None:
+    """What git tracks in `source`, and what is new and not ignored, as a repository of its own with one commit."""
+    listed = _git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
-        if Path(name).is_file():
+        if (source / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name, root / name)
-    for command in ("init -q", "add -A", "-c user.name=rehearsal -c user.email=rehearsal@localhost commit -qm copy"):
-        subprocess.run(["git", *command.split()], cwd=root, check=True)
+            shutil.copy2(source / name, root / name)
+    for command in ("init -q", "config user.name copy", "config user.email copy@localhost", "add -A", "commit -qm copy"):
+        _git(root, *command.split())
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def shorten(root: Path, name: str, size: str) -> None:

@@ -7,7 +7,6 @@ import os
 # Before torch is loaded, here or in a stage that a test starts: the tests run side by side.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from stages.rehearse import copy_repository
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,19 +43,6 @@ class Workspace:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A fresh `Workspace`. Files that are new and not ignored are in it too, so that a test sees what you work on."""
-    listed = _git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     root = tmp_path / "repository"
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    _git(root, "init", "-q")
-    _git(root, "config", "user.name", "test")
-    _git(root, "config", "user.email", "test@localhost")
-    _git(root, "add", "-A")
-    _git(root, "commit", "-q", "-m", "copy")
+    copy_repository(root, ROOT)
     return Workspace(root)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +50,8 @@ class Reader:
     chars_per_second: float
     segment_words: int
 
-    def read(self, scripts: Sequence[Script]) -> list[Spoken]:
-        """Read every script; segments of like length go through the network together."""
+    def read(self, scripts: Sequence[Script], done_with: Callable[[int], object] = lambda _: None) -> list[Spoken]:
+        """Read every script; segments of like length go through the network together, and `done_with` counts them."""
         jobs = [
             (which, index, text) for which, script in enumerate(scripts)
             for index, text in enumerate(segments(script.text, self.segment_words))
@@ -63,6 +63,7 @@ class Reader:
             seeds = [_seed(scripts[which], index) for which, index, _ in batch]
             results = self._batch([text for _, _, text in batch], seeds)
             done |= {(which, index): result for (which, index, _), result in zip(batch, results, strict=True)}
+            done_with(len(batch))
         parts = [[done[key] for key in sorted(done) if key[0] == which] for which in range(len(scripts))]
         return [self._joined(part) for part in parts]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import soundfile as sf
 import torch
+from tqdm import tqdm
 
 import models
 from models.parts.errors import UserError
@@ -23,6 +24,7 @@ from stages.common.files import read_json
 from stages.common.params import Params, load_params
 from stages.common.tokens import read_voice
 from stages.gate.reader import Reader, Script
+from stages.gate.segments import segments
 
 
 def main(argv: list[str]) -> None:
@@ -43,7 +45,9 @@ def main(argv: list[str]) -> None:
         reader = of_export(asked.model, Path(asked.checkpoint), asked.scale)
     else:
         reader = of_checkpoint(asked.model, load_params(), asked.checkpoint, asked.scale)
-    (take,) = reader.read([Script("speak", asked.text, asked.seed)])
+    parts = len(segments(asked.text, reader.segment_words))
+    with tqdm(total=parts, desc=f"speak {asked.model}", unit="segment", disable=None) as bar:
+        (take,) = reader.read([Script("speak", asked.text, asked.seed)], bar.update)
     if take.audio is None:
         raise UserError(f"{asked.model}: the take failed ({take.error}); try another checkpoint or --seed")
     if not len(take.audio):
