@@ -81,6 +81,7 @@ def noise_floor(corpus: Corpus, gate: GateParams, hearing: Hearing) -> Floor:
     if not folder.is_dir():
         takes = [prompt for tier in TIERS for prompt in recordings(corpus.manifest, tier)] + clips(corpus.manifest)
         with staged(folder) as partial:
+            (partial / "audio").mkdir()  # stays empty where no sentence was held out
             write_json(partial / "rows.json", list(_hear(takes, corpus, hearing, partial)))
     heard = read_json(folder / "rows.json")
     rate = corpus.stats["words_per_second"]
