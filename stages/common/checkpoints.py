@@ -16,13 +16,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.parts.errors import UserError
+from models.parts.family import AdaptSettings
 from stages.common.files import read_json
+from stages.common.params import TrainParams
 
 ADAPTER = "adapter.safetensors"
 
 
 def checkpoint_name(epoch: int) -> str:
     return f"epoch-{epoch:02d}" if epoch else "base"
+
+
+def adapt_settings(train: TrainParams) -> AdaptSettings:
+    return AdaptSettings(train.mode, train.rank, train.alpha, train.dropout, tuple(train.targets))
 
 
 def save_adapter(folder: Path, state: dict[str, torch.Tensor]) -> None:

@@ -76,7 +76,7 @@ def gate(name: str, params: Params) -> None:
         )  # fmt: skip
         inputs = fingerprint(
             *code(name), *files(block.weights), *files(folder), Path(f"data/{name}/tokens/voice.json"),
-            CORPUS / "manifest.jsonl", params.gate, block.sampling, block.scale,
+            CORPUS / "manifest.jsonl", params.gate, block.dtype, block.sampling, block.scale,
         )  # fmt: skip
         work = SCRATCH / "gate" / name / inputs
         takes = len(texts) * len(params.gate.seeds)
@@ -193,13 +193,11 @@ class Exam:
             return list(pool.map(row, zip(chosen, decoded, strict=True)))
 
     def network(self, epoch: int) -> torch.nn.Module:
-        weights, scale = self.block.weights, self.block.scale
+        where = getattr(torch, self.block.dtype), "cuda" if torch.cuda.is_available() else "cpu"
         if not epoch:
-            network = self.family.network(weights)
-        else:
-            state = load_adapter(self.checkpoints / checkpoint_name(epoch))
-            network = self.family.merged(weights, state, self.settings, scale)
-        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+            return self.family.network(self.block.weights, *where)
+        state = load_adapter(self.checkpoints / checkpoint_name(epoch))
+        return self.family.merged(self.block.weights, state, self.settings, self.block.scale, *where)
 
 
 def code(name: str) -> list[Path]:
