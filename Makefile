@@ -6,7 +6,7 @@ SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro demo report weights export speak rehearse compare test lint bases bench bench-voice clean
+.PHONY: help setup repro demo report weights plan export speak rehearse compare test lint bases bench bench-voice clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ demo: setup  ## one family from recordings to its page: make demo MODEL=cosyvoic
 	@[ -n "$(MODEL)" ] || { echo "make demo: say which family, like MODEL=cosyvoice3"; exit 1; }
 	dvc repro report@$(MODEL)
 	@echo "Listen: $(CURDIR)/reports/families/$(MODEL)/index.html"
+
+plan: setup  ## how much memory training takes, before anything is loaded: make plan MODEL=cosyvoice3 [GPU=24]
+	@[ -n "$(MODEL)" ] || { echo "make plan: say which family, like MODEL=cosyvoice3"; exit 1; }
+	@python -m stages.train.plan --model $(MODEL) $(if $(GPU),--gpu $(GPU))
 
 report: setup  ## build the listening pages, and what they need, and print where they are
 	dvc repro index

@@ -60,7 +60,7 @@ def export(name: str, params: Params, checkpoint: str, verdict: dict[str, Any], 
     write_voice(folder, voice)
     record = {
         "family": name, "checkpoint": checkpoint, "promoted": verdict["promoted"], "why": verdict["why"],
-        "scale": block.scale if checkpoint != "base" else None, "sampling": block.sampling.model_dump(),
+        "scale": block.scale if checkpoint != "base" else None, "dtype": block.dtype, "sampling": block.sampling.model_dump(),
         "chars_per_second": stats["chars_per_second"], "segment_words": params.gate.segment_words,
         "weights": read_json(Path(f"data/{name}/weights.json")),
         "corpus": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
@@ -39,7 +38,7 @@ def generate(
         mask[row, width - len(prompt) - len(ids) - 1 :] = 1
 
     sources, takes, cache = drawing.generators(seeds), Takes(limits, 1), DynamicCache()
-    latents: list[list[np.ndarray]] = [[] for _ in texts]
+    latents: list[list[torch.Tensor]] = [[] for _ in texts]  # they leave the device at the end, all at once
     for step in range(max(limits)):
         states = network.gpt(inputs_embeds=embeds, attention_mask=mask, past_key_values=cache, use_cache=True)
         hidden = network.final_norm(states.last_hidden_state[:, -1])
@@ -47,7 +46,7 @@ def generate(
         allowed = logits.clone()
         allowed[:, config["start_mel_token"]] = -torch.inf  # never a label
         token = drawing.draw(allowed, drawing.uniforms([sources[row] for row in takes.rows], 1)[:, 0], sampling)
-        for row, state in zip(takes.rows, hidden.float().cpu().numpy(), strict=True):
+        for row, state in zip(takes.rows, hidden.float(), strict=True):
             latents[row].append(state)
         going = takes.add(token[:, None], drawing.logprob(logits, token)[:, None], token == network.stop)
         if not going:
@@ -60,6 +59,6 @@ def generate(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     # The state that decided the stop belongs to no code.
     return [
-        replace(take, latents=np.array(states[: len(take.codes)], np.float32).reshape(-1, config["model_dim"]))
+        replace(take, latents=torch.stack(states)[: len(take.codes)].cpu().numpy())
         for take, states in zip(takes.generations(), latents, strict=True)
     ]

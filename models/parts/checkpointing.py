@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 from torch import nn
+from torch.nn.attention import _cur_sdpa_kernel_backends, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -16,4 +19,10 @@ def checkpoint_gradients(network: nn.Module) -> None:
         if isinstance(module, GradientCheckpointingLayer):
             module.gradient_checkpointing = True
             # Non-reentrant: the reentrant kind drops the gradient of every adapter when the input needs none.
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+            again = partial(checkpoint, use_reentrant=False, context_fn=_with_the_same_attention)
+            module._gradient_checkpointing_func = again  # type: ignore[assignment]
+
+
+def _with_the_same_attention() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """PyTorch remembers autocast and random numbers of the first pass, but not which attention kernels were allowed."""
+    return nullcontext(), sdpa_kernel(_cur_sdpa_kernel_backends())

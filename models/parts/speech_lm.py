@@ -184,7 +184,7 @@ class SpeechLMFamily(PeftFamily):
             allowed[:, banned] = -torch.inf
             if step < 2:
                 allowed[:, network.end] = -torch.inf
-            token = drawing.draw(allowed, drawing.uniforms(sources, 1).to(device)[:, 0], sampling)
+            token = drawing.draw(allowed, drawing.uniforms(sources, 1)[:, 0], sampling)
             codes.append(token)
             logprobs.append(drawing.logprob(logits, token))
             stopped = torch.where((stopped < 0) & (token == network.end), step, stopped)

@@ -19,7 +19,8 @@ import torch
 
 import models
 from models.parts.errors import UserError
-from models.parts.family import AdaptSettings, Example, Family, Sampling, Voice
+from models.parts.family import Example, Family, Sampling, Voice
+from stages.common.checkpoints import adapt_settings
 from stages.common.cli import run
 from stages.common.files import read_json
 from stages.common.metrics import FOLDER
@@ -66,9 +67,7 @@ def tokenising(family: Family, block: FamilyParams, name: str) -> None:
 
 def training(family: Family, block: FamilyParams, examples: list[Example]) -> None:
     train = block.train
-    network = family.adapt(
-        family.network(block.weights), AdaptSettings(train.mode, train.rank, train.alpha, train.dropout, tuple(train.targets))
-    ).train()
+    network = family.adapt(family.network(block.weights, getattr(torch, block.dtype)), adapt_settings(train)).train()
     shuffled = random.Random(1).sample(examples, min(160, len(examples)))
     size = max(1, len(shuffled) // len(length_batches(shuffled, train.batch_frames)))
     packed = length_batches(shuffled, train.batch_frames)
@@ -82,7 +81,7 @@ def training(family: Family, block: FamilyParams, examples: list[Example]) -> No
 
 
 def generating(family: Family, block: FamilyParams, examples: list[Example], voice: Voice) -> None:
-    network = family.network(block.weights)
+    network = family.network(block.weights, getattr(torch, block.dtype))
     texts = [e.text for e in sorted(examples, key=lambda e: -len(e.codes))[:8]]
     sampling = Sampling(**block.sampling.model_dump())
     limits = [60] * len(texts)

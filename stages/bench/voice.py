@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from tqdm import tqdm
 
@@ -98,7 +99,7 @@ def base(family: Family, block: FamilyParams, codec: Codec, params: Params, corp
     read = [read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC])[0] for text in texts[:8]]
     vectors = [codec.speaker_embedding(resampled(wave, SAMPLE_RATE, codec.contract.sample_rate)) for wave in read]
     reader = Reader(
-        family, family.network(block.weights), codec, Voice(SYNTHETIC, np.mean(vectors, 0)), Sampling(**block.sampling.model_dump()),
+        family, family.network(block.weights, getattr(torch, block.dtype)), codec, Voice(SYNTHETIC, np.mean(vectors, 0)), Sampling(**block.sampling.model_dump()),
         corpus.stats["chars_per_second"], params.gate.segment_words,
     )  # fmt: skip
     takes = reader.read([Script(str(index), text, 1) for index, text in enumerate(texts)])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Family
 from stages.common.files import read_json
-from stages.common.params import FamilyParams
+from stages.common.params import FamilyParams, TrainParams
 
 ADAPTER = "adapter.safetensors"
 BASE = "base"
@@ -26,6 +26,10 @@ BASE = "base"
 
 def checkpoint_name(epoch: int) -> str:
     return f"epoch-{epoch:02d}" if epoch else BASE
+
+
+def adapt_settings(train: TrainParams) -> AdaptSettings:
+    return AdaptSettings(train.mode, train.rank, train.alpha, train.dropout, tuple(train.targets))
 
 
 def save_adapter(folder: Path, state: dict[str, torch.Tensor]) -> None:
@@ -66,12 +70,11 @@ class Checkpoints:
         device that computes. UserError for a checkpoint that is not there."""
         if name not in self.epochs:
             raise UserError(f"{self.folder}: there is no checkpoint {name}; there are {', '.join(self.epochs)}")
+        where = getattr(torch, self.block.dtype), "cuda" if torch.cuda.is_available() else "cpu"
         if name == BASE:
-            network = self.family.network(self.block.weights)
-        else:
-            scale = self.block.scale if scale is None else scale
-            network = self.family.merged(self.block.weights, load_adapter(self.folder / name), self.settings, scale)
-        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+            return self.family.network(self.block.weights, *where)
+        state = load_adapter(self.folder / name)
+        return self.family.merged(self.block.weights, state, self.settings, self.block.scale if scale is None else scale, *where)
 
 
 class ResumeState:

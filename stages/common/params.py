@@ -105,6 +105,7 @@ class TrainParams(Block):
     schedule: Literal["cosine", "constant"]
     clip: Positive
     weight_decay: NotNegative
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -132,9 +133,16 @@ class SamplingParams(Block):
 
 class FamilyParams(Block):
     weights: Path
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the network's parameters; what trains is float32
     train: TrainParams
     sampling: SamplingParams
     scale: NotNegative  # of the LoRA when it is merged
+
+    @model_validator(mode="after")
+    def _together(self) -> FamilyParams:
+        if self.dtype == "bfloat16" and self.train.mode == "sft" and self.train.epochs:
+            raise PydanticCustomError("together", "dtype bfloat16 is for a base that stays as it is, and mode sft trains it; set dtype float32, or mode lora")
+        return self
 
 
 class Params(Block):

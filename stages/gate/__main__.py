@@ -74,7 +74,7 @@ def gate(name: str, params: Params) -> None:
         )
         inputs = fingerprint(
             *code(name), *files(block.weights), *files(folder), Path(f"data/{name}/tokens/voice.json"),
-            CORPUS / "manifest.jsonl", params.gate, block.sampling, block.scale,
+            CORPUS / "manifest.jsonl", params.gate, block.dtype, block.sampling, block.scale,
         )  # fmt: skip
         work = SCRATCH / "gate" / name / inputs
         takes = len(texts) * len(params.gate.seeds)

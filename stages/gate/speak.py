@@ -82,7 +82,7 @@ def of_export(name: str, folder: Path, scale: float | None) -> Reader:
     if scale is not None:
         raise UserError(f"{folder}: is merged already, at scale {record['scale']}; leave SCALE out, or name a checkpoint")
     family = models.load(name)
-    network = family.network(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    network = family.network(folder, getattr(torch, record["dtype"]), "cuda" if torch.cuda.is_available() else "cpu")
     return Reader(
         family, network, family.codec(folder), read_voice(folder), Sampling(**record["sampling"]),
         record["chars_per_second"], record["segment_words"],

@@ -22,11 +22,12 @@ from dvclive import Live
 from tqdm import tqdm
 
 import models
+from models.parts.checkpointing import checkpoint_gradients
 from models.parts.evaluating import evaluating
 from models.parts.family import AdaptSettings, Example, Family
 from models.parts.precision import repeatable, training_arithmetic
 from models.parts.weights import sha256_of
-from stages.common.checkpoints import ResumeState, checkpoint_name, save_adapter
+from stages.common.checkpoints import ResumeState, adapt_settings, checkpoint_name, save_adapter
 from stages.common.cli import run
 from stages.common.files import SCRATCH, staged, write_json, write_jsonl
 from stages.common.metrics import StageMetrics
@@ -34,6 +35,7 @@ from stages.common.params import TrainParams, load_params
 from stages.common.tokens import read_contract, read_split, read_voice
 from stages.train import selfcheck
 from stages.train.batching import length_batches
+from stages.train.plan import Device, announce
 
 SAVE_SECONDS = 60.0  # how much work a killed run may lose
 CHECK_EXAMPLES = 4
@@ -46,11 +48,10 @@ def main(argv: list[str]) -> None:
     params = load_params()
     block, lr = params.family(name), params.learning_rate(name)
     train = block.train
-    settings = AdaptSettings(train.mode, train.rank, train.alpha, train.dropout, tuple(train.targets))
+    settings = adapt_settings(train)
     tokens = Path(f"data/{name}/tokens")
     with StageMetrics("train", name) as metrics:
         # 1. The same numbers in every run.
-        torch.manual_seed(params.seed)
         repeatable()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -59,14 +60,19 @@ def main(argv: list[str]) -> None:
         contract = read_contract(tokens)
         examples, validation = (read_split(family, tokens, split) for split in ("train", "validation"))
         selfcheck.largest_code([*examples, *validation], contract, str(tokens))
-        network = family.network(block.weights).to(device)
+        announce(family, block, Device.here(), lambda _: examples)
+        network = family.network(block.weights, getattr(torch, block.dtype), device)
+        size = sum(parameter.numel() for parameter in network.parameters())
         selfcheck.contracts(family, network, contract, family.codec(block.weights).contract, f"{tokens}/contract.json")
 
         # 3. Training scores exactly what generation decides, and the adapter starts from the base.
+        torch.manual_seed(params.seed)  # here, so that what a run draws does not depend on how its base was loaded
         gap = selfcheck.alignment(family, network, examples[0].text, read_voice(tokens), params.seed)
         base_validation = validate(family, network, validation, train.batch_frames, device)
         parameters: list[torch.nn.Parameter] = []
         if train.epochs:
+            if train.gradient_checkpointing:
+                checkpoint_gradients(network)
             check = to(family.batch(network, examples[:CHECK_EXAMPLES]), device)
             network = selfcheck.same_after_wrapping(family, network, settings, check)
             parameters = [p for p in network.parameters() if p.requires_grad]
@@ -74,7 +80,7 @@ def main(argv: list[str]) -> None:
         # 4. Train.
         history: list[dict[str, Any]] = [{"epoch": 0, "step": 0, "lr": 0.0, "validation": base_validation}]
         base_sha = sha256_of(*block.weights.glob("config.json"), *sorted(block.weights.glob("*.safetensors")))
-        key = hashlib.sha256(repr((base_sha, contract, settings, train, lr, params.seed, digest(examples), digest(validation))).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((base_sha, block.dtype, contract, settings, train, lr, params.seed, digest(examples), digest(validation))).encode()).hexdigest()[:16]
         work = SCRATCH / "train" / name / key
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
         if train.epochs:
@@ -87,7 +93,7 @@ def main(argv: list[str]) -> None:
             "lr": lr if train.epochs else None, "epochs": saved, "weights": str(block.weights), "base_sha256": base_sha,
             "labels_per_epoch": history[-1].get("labels", 0),
             "trainable_parameters": sum(p.numel() for p in parameters),
-            "parameters": sum(p.numel() for p in family.network(block.weights).parameters()),
+            "parameters": size, "dtype": block.dtype,
             "base_validation": base_validation,
         }
         with staged(Path(f"data/{name}/checkpoints")) as folder:

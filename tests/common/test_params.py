@@ -161,3 +161,10 @@ def test_commercial_use_refuses_the_weights_whose_licence_forbids_it(tmp_path: P
     message = error(tmp_path, {"intended_use": "commercial"})
     assert all(name in message for name in bound) and f"-S 'models=[{','.join(free)}]'" in message
     assert load(tmp_path, intended_use="commercial", models=f"[{','.join(free)}]").models == free
+
+
+def test_weights_that_train_are_float32(tmp_path: Path) -> None:
+    found = error(tmp_path, {f"{TRAINED}.full.dtype": "bfloat16", f"{TRAINED}.full.train.mode": "sft"})
+    assert found.startswith(f"{TRAINED}.full: ") and "set dtype float32, or mode lora" in found
+    assert load(tmp_path, **{f"{TRAINED}__tiny__dtype": "bfloat16"}).family(TRAINED).dtype == "bfloat16"
+    assert "float16" in error(tmp_path, {f"{TRAINED}.tiny.dtype": "float16"})
