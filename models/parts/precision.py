@@ -9,11 +9,13 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-THREADS = 2  # of a processor, on every machine: threads share a sum out among them, and its rounding depends on how many they are
 
+def repeatable(threads: int = 1) -> None:
+    """The same numbers in every run of whatever computes after this, or an error where PyTorch has no such kernel.
 
-def repeatable(threads: int = THREADS) -> None:
-    """The same numbers in every run of whatever computes after this, or an error where PyTorch has no such kernel."""
+    A processor's threads share a sum out among them, and its rounding depends on how many they are: so it is the same number
+    on every machine. One does for generating: a step of a small network is so short that threads would only wait.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder}/recipe.yaml: not there; a tiny base is made from its recipe")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    repeatable(threads=1)  # two families train side by side
+    repeatable()  # two families train side by side
     started = time.monotonic()
     # 1. Voices that read made-up sentences, people for the decoder, and what the speech encoder makes of them.
     spoken = prepared(voices(recipe["voices"]))

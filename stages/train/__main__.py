@@ -39,6 +39,7 @@ from stages.train.plan import Device, announce
 
 SAVE_SECONDS = 60.0  # how much work a killed run may lose
 CHECK_EXAMPLES = 4
+THREADS = 2
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
     tokens = Path(f"data/{name}/tokens")
     with StageMetrics("train", name) as metrics:
         # 1. The same numbers in every run.
-        repeatable()
+        repeatable(THREADS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
         # 2. The tokens, and whether they are this network's.
