@@ -97,19 +97,19 @@ def announce(family: Family, block: FamilyParams, device: Device, examples: Exam
     print(planned.table(family.name, device), flush=True)
     if planned.total > device.memory:
         needs = f"{family.name}: training takes {planned.total / GIB:.1f} GiB and {device.name} has {device.memory / GIB:.1f} free"
-        raise UserError(f"{needs}; {' or '.join(ways_out(family.name, block))}")
+        raise UserError(f"{needs}; in its block of params.yaml, {' or '.join(ways_out(block))}")
 
 
-def ways_out(name: str, block: FamilyParams) -> list[str]:
+def ways_out(block: FamilyParams) -> list[str]:
     """What takes less memory."""
     train = block.train
     ways = [
         (block.dtype == "float32" and train.mode == "lora", "set dtype: bfloat16"),
         (train.mode == "sft", "set train.mode: lora and dtype: bfloat16"),
         (not train.gradient_checkpointing, "set train.gradient_checkpointing: true"),
-        (True, f"lower train.batch_frames ({train.batch_frames}), and corpus.max_seconds where one clip is more than that"),
+        (True, f"lower train.batch_frames ({train.batch_frames}; a longer clip stands alone: corpus.max_seconds)"),
     ]
-    return [f"{way} of {name}" if index == 0 else way for index, way in enumerate(way for helps, way in ways if helps)]
+    return [way for helps, way in ways if helps]
 
 
 def plan(family: Family, block: FamilyParams, on_gpu: bool, examples: Examples) -> Plan:
