@@ -95,6 +95,17 @@ def assert_takes_are_the_same_alone(
     return pairs
 
 
+def assert_padding_changes_no_decision(
+    family: Family, network: torch.nn.Module, rows: Sequence[Example],
+    decisions: Callable[[Any, dict[str, torch.Tensor]], Sequence[torch.Tensor]],
+) -> None:  # fmt: skip
+    """What `decisions` makes of a batch is what it makes of its utterances one by one."""
+    together = decisions(network, family.batch(network, rows))
+    alone = [decisions(network, family.batch(network, [row])) for row in rows]
+    for batched, single in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(batched, torch.cat(single), atol=1e-5, rtol=0)
+
+
 def assert_a_batch_without_labels_stops_the_run(
     family: Family, network: torch.nn.Module, rows: Sequence[Example], key: str = "labels"
 ) -> None:

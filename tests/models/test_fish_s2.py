@@ -22,6 +22,7 @@ from tests import toy_fish_s2 as toy
 from tests.family_checks import (
     assert_a_batch_without_labels_stops_the_run,
     assert_changed_weights_are_refused,
+    assert_padding_changes_no_decision,
     assert_second_shift_is_caught,
     assert_takes_are_the_same_alone,
     loss,
@@ -106,11 +107,7 @@ def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
 
 
 def test_padding_changes_no_decision(family, folder):
-    network, rows = family.network(folder), toy.examples()
-    together = decisions(network, family.batch(network, rows))
-    alone = [decisions(network, family.batch(network, [row])) for row in rows]
-    for batched, single in zip(together, zip(*alone, strict=True), strict=True):
-        torch.testing.assert_close(batched, torch.cat(single), atol=1e-5, rtol=0)
+    assert_padding_changes_no_decision(family, family.network(folder), toy.examples(), decisions)
 
 
 def test_generation_writes_only_codes_and_leaves_the_mode_alone(family, folder):
