@@ -12,12 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.chatterbox import dataset, generation
-from models.chatterbox.codec import ChatterboxCodec
-from models.chatterbox.config import PROMPT, T3Config
+from models.chatterbox.config import PROMPT, S3GEN, T3Config
 from models.chatterbox.network import T3
 from models.chatterbox.script import START, STOP
 from models.parts.errors import UserError
-from models.parts.family import Contract, Example, Generation, Loss, Sampling, Voice
+from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
 from models.parts.sampling import logprob
 from models.parts.weights import check_facts
@@ -32,8 +31,20 @@ class Chatterbox(PeftFamily):
     references = 1
 
     # --- data -----------------------------------------------------------------------------------------------------
-    def codec(self, weights: Path) -> ChatterboxCodec:
-        return ChatterboxCodec(weights / "codec")
+    def codec(self, weights: Path) -> Codec:
+        """The released codec where the folder has one, else the tiny base's."""
+        from models.chatterbox.codec import ChatterboxCodec
+
+        if not (weights / S3GEN).is_file():
+            return ChatterboxCodec(weights / "codec")
+        from models.chatterbox.released.codec import ReleasedCodec
+
+        return ReleasedCodec(weights)
+
+    def check_release(self, weights: Path) -> None:
+        from models.chatterbox.released.check import check_release
+
+        check_release(weights)
 
     def prepare(self, examples: Sequence[Example], weights: Path) -> list[Example]:
         return dataset.prompted(examples, PROMPT)
@@ -67,6 +78,20 @@ class Chatterbox(PeftFamily):
     def save(self, network: nn.Module, folder: Path) -> None:
         assert isinstance(network, T3)
         network.save(folder)
+
+    def export(self, network: nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
+        """From a release: the folder that upstream's inference loads, with the speaker as its voice."""
+        assert isinstance(network, T3)
+        if not (weights / S3GEN).is_file():
+            return super().export(network, voice, weights, folder)
+        from models.chatterbox.released.export import write
+
+        write(weights, network, voice, folder)
+
+    def write_release(self, folder: Path, size: str) -> None:
+        from models.chatterbox.released import rehearsal
+
+        rehearsal.write(folder, size)
 
     def frozen(self, network: nn.Module) -> list[nn.Module]:
         assert isinstance(network, T3)

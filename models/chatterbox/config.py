@@ -5,12 +5,12 @@ Field names follow resemble-ai/chatterbox, src/chatterbox/models/t3/modules/t3_c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.parts.errors import UserError
-from models.parts.weights import read_config
+from models.parts.weights import read_config, read_shapes
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class T3Config:
 
     @classmethod
     def load(cls, folder: Path) -> T3Config:
-        """`folder`/config.json, or the released sizes where there is none: upstream has them in its code."""
+        """`folder`/config.json, or what the release's code says where there is none, in the sizes of its file."""
         path = folder / "config.json"
         if not path.is_file() and (folder / WEIGHTS).is_file():
-            return RELEASED
+            return _released(folder / WEIGHTS)
         values = {key: value for key, value in read_config(path).items() if key != "origin"}
         try:
             return cls(**values)
@@ -47,7 +47,7 @@ class T3Config:
             raise UserError(f"{path}: not Chatterbox's configuration ({error}); restore the file") from None
 
 
-WEIGHTS = "t3_cfg.safetensors"  # upstream's name
+WEIGHTS, S3GEN = "t3_cfg.safetensors", "s3gen.safetensors"  # upstream's names; the second is a release's codec
 PROMPT = 150  # codes of a prompt at most: 6 s (upstream's speech_cond_prompt_len)
 
 # English Chatterbox (t3_config.py and llama_configs.py beside it).
@@ -65,3 +65,17 @@ RELEASED = T3Config(
     start_speech_token=6561, stop_speech_token=6562, speech_tokens_dict_size=8194,
     max_text_tokens=2048, max_speech_tokens=4096, speaker_embed_size=256, perceiver_queries=32,
 )
+
+
+def _released(path: Path) -> T3Config:
+    """`RELEASED` as wide and as deep as the network of `path`: a release has another size in a rehearsal alone."""
+    shapes = read_shapes(path)
+    try:
+        inner, width = shapes["tfmr.layers.0.mlp.gate_proj.weight"]
+        queries = shapes["cond_enc.perceiver.pre_attention_query"][1]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: not Chatterbox's T3 (no {error}); take {WEIGHTS} of English Chatterbox") from None
+    layers = len({name.split(".")[2] for name in shapes if name.startswith("tfmr.layers.")})
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+    sizes |= {heads: RELEASED.llama[heads] * width // RELEASED.width for heads in ("num_attention_heads", "num_key_value_heads")}
+    return replace(RELEASED, llama=RELEASED.llama | sizes, perceiver_queries=queries)

@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from models.chatterbox.network import T3, positions
 from models.parts.family import Generation, Sampling
-from models.parts.sampling import draw, generators, logprob, uniforms
+from models.parts.sampling import draw, generators, logprob, penalised, uniforms
 from models.parts.takes import cut
 
 
@@ -20,7 +20,8 @@ def generate(
     """`batch` as of `T3.embed`, its `speech` the two starts; at most `limits[i]` codes for row i.
 
     With guidance w every utterance has a second row without its text, and tokens are drawn from
-    `told + w × (told − untold)`. The log-probabilities are those of the row with the text: what training scores.
+    `told + w × (told − untold)`, once what was said already is penalised. The log-probabilities are those of the row with
+    the text: what training scores.
     """
     config, rows, device = network.config, len(seeds), network.speech_emb.weight.device
     without_text = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -43,6 +44,8 @@ def generate(
         scores = network.speech_head(hidden).float()
         told = scores[:rows]
         logits = told + sampling.guidance * (told - scores[rows:]) if sampling.guidance else told
+        if sampling.repetition_penalty > 1 and codes:
+            logits = penalised(logits, torch.stack(codes, 1), sampling.repetition_penalty)
         token = draw(logits.masked_fill(banned, -torch.inf), uniforms(sources, 1)[:, 0], sampling)
         codes.append(token)
         logprobs.append(logprob(told, token))

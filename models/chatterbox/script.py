@@ -21,8 +21,7 @@ ENDS = (".", "!", "?", "-", ",")
 
 def normalise(text: str) -> str:
     """One space between words, a capital first, upstream's marks, and a mark at the end."""
-    text = " ".join(text.split())
-    text = text[:1].upper() + text[1:]
+    text = " ".join((text[:1].upper() + text[1:]).split())  # in this order: a word behind a space stays small
     for pattern, mark in MARKS:
         text = re.sub(pattern, mark, text)
     text = text.rstrip()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.cosyvoice2 import dataset
 from models.cosyvoice2.codec import CosyVoice2Codec
-from models.cosyvoice2.network import VERSION
+from models.cosyvoice2.network import RELEASED, VERSION
 from models.parts.family import Example
 from models.parts.speech_lm import SpeechLMFamily
 
@@ -15,9 +15,10 @@ from models.parts.speech_lm import SpeechLMFamily
 class CosyVoice2(SpeechLMFamily):
     name = "cosyvoice2"
     version = VERSION
+    released = RELEASED
 
-    def codec(self, weights: Path) -> CosyVoice2Codec:
-        return CosyVoice2Codec(weights / "codec")
+    def small_codec(self, folder: Path) -> CosyVoice2Codec:
+        return CosyVoice2Codec(folder)
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
         dataset.write(examples, folder)

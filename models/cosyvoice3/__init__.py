@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.cosyvoice3 import dataset
 from models.cosyvoice3.codec import CosyVoice3Codec
-from models.cosyvoice3.network import VERSION
+from models.cosyvoice3.network import RELEASED, VERSION
 from models.parts.family import Example
 from models.parts.speech_lm import SpeechLMFamily
 
@@ -15,9 +15,10 @@ from models.parts.speech_lm import SpeechLMFamily
 class CosyVoice3(SpeechLMFamily):
     name = "cosyvoice3"
     version = VERSION
+    released = RELEASED
 
-    def codec(self, weights: Path) -> CosyVoice3Codec:
-        return CosyVoice3Codec(weights / "codec")
+    def small_codec(self, folder: Path) -> CosyVoice3Codec:
+        return CosyVoice3Codec(folder)
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
         dataset.write(examples, folder)

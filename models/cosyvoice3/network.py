@@ -11,6 +11,7 @@ INSTRUCT = f"You are a helpful assistant.{END_OF_PROMPT}"
 RELEASED = {
     "version": VERSION,
     "speech_token_size": 6561,
+    "least_codes": 2,  # for each token of the text: version 3's own inference forbids another id instead
     "instruct": INSTRUCT,
     "llm": {
         "vocab_size": 151936, "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,

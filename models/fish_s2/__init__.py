@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from models.fish_s2 import dataset, generation
 from models.fish_s2.config import FishConfig
 from models.fish_s2.network import FishNetwork
-from models.fish_s2.prompt import AFTER, BEFORE
+from models.fish_s2.prompt import AFTER, BEFORE, Layout
+from models.fish_s2.released.files import CODEC
 from models.parts import loralib_lora
 from models.parts.adapting import AdaptedFamily
 from models.parts.errors import UserError
@@ -36,6 +37,7 @@ TARGETS = {
     "fast_attention": f"fast_{ATTENTION}",
     "fast_mlp": f"fast_{MLP}",
     "fast_output": "fast_output",
+    "fast_embeddings": "fast_embeddings",
 }
 
 
@@ -44,15 +46,26 @@ class FishS2(AdaptedFamily):
 
     # --- data -----------------------------------------------------------------------------------------------------
     def codec(self, weights: Path) -> Codec:
+        """The released codec where the folder has one, else the tiny base's."""
         from models.fish_s2.codec import FishCodec
 
-        return FishCodec(weights / "codec")
+        if not (weights / CODEC).is_file():
+            return FishCodec(weights / "codec")
+        from models.fish_s2.released.codec import ReleasedCodec
+
+        return ReleasedCodec(weights)
+
+    def check_release(self, weights: Path) -> None:
+        from models.fish_s2.released.check import check_release
+
+        check_release(weights)
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
         dataset.write(examples, folder)
 
     def read(self, folder: Path) -> list[Example]:
-        return dataset.read(folder)
+        """Each with another utterance of its speaker, for a network that reads a reference (see `batch`)."""
+        return dataset.with_references(dataset.read(folder))
 
     # --- network --------------------------------------------------------------------------------------------------
     def network(
@@ -75,6 +88,21 @@ class FishS2(AdaptedFamily):
         assert isinstance(network, FishNetwork)
         network.save(folder)
 
+    def export(self, network: nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
+        """From a release: the folder that upstream's inference loads."""
+        from models.fish_s2.released.export import write
+
+        assert isinstance(network, FishNetwork)
+        if (weights / CODEC).is_file():
+            write(weights, network, folder)
+        else:
+            super().export(network, voice, weights, folder)
+
+    def write_release(self, folder: Path, size: str) -> None:
+        from models.fish_s2.released import rehearsal
+
+        rehearsal.write(folder, size)
+
     def add_lora(self, network: nn.Module, settings: AdaptSettings) -> None:
         layers = target_layers(network, settings.targets)
         loralib_lora.wrap(network, layers, settings.rank, settings.alpha, settings.dropout)
@@ -93,15 +121,20 @@ class FishS2(AdaptedFamily):
 
         `labels` (B, L) is the slow decision at each position (an entry of codebook 0, or the stop, or -100: none) and
         `label_codes` (B, L, K) is the frame that it starts.
+
+        A released network reads a reference first, as it does when it speaks: without one it has no voice, and the base that a
+        fine-tune starts from would be anybody. The tiny base never had one.
         """
         assert isinstance(network, FishNetwork)
         for example in examples:
             example.check(network.config.entries)
-        return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
+        return _pad(network, [(network.prompt(one.text, _references(network, one)), one.codes) for one in examples])
 
     def blank(self, network: nn.Module, text: str, frames: int) -> Example:
+        """With as long a reference as there may be."""
         assert isinstance(network, FishNetwork)
-        return Example("", text, "", np.zeros((frames, network.config.num_codebooks), np.int32))
+        codes, prompt = (np.zeros((count, network.config.num_codebooks), np.int32) for count in (frames, dataset.REFERENCE_FRAMES))
+        return Example("", text, "", codes, prompt=prompt, prompt_text=text)
 
     def base_batch(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """In most utterances the residual codes that the slow transformer reads are other frames', each codebook's by
@@ -134,17 +167,17 @@ class FishS2(AdaptedFamily):
         self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
         max_frames: Sequence[int],
     ) -> list[Generation]:
-        """The voice is in the weights: training has no reference in its prompt either, so `voice` is not used."""
+        """A voice that brings utterances along is cloned from them, as in training; the tiny base's is in its weights."""
         assert isinstance(network, FishNetwork)
         with evaluating(network):
-            prompts = [network.prompt(text) for text in texts]
+            prompts = [_prompt(network, text, voice) for text in texts]
             return generation.generate(network, prompts, sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, FishNetwork)
         with evaluating(network):
-            batch = _pad(network, [(network.prompt(text), generation.codes)])
+            batch = _pad(network, [(_prompt(network, text, voice), generation.codes)])
             device = network.norm.weight.device
             slow, codes, fast, residual = decisions(network, {key: value.to(device) for key, value in batch.items()})
         slow_log, fast_log = logprob(slow, codes)[:, None], logprob(fast, residual)
@@ -182,7 +215,7 @@ def decisions(
 
 
 def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
-    """The linear layers that upstream's target names mean, in order. UserError for a name that is none."""
+    """The layers that upstream's target names mean, in order. UserError for a name that is none."""
     for target in targets:
         if target == "embeddings":
             raise UserError(
@@ -194,11 +227,24 @@ def target_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
     if not targets:
         raise UserError(f"params.yaml: fish_s2: targets: none, so nothing would be trained; use {', '.join(TARGETS)}")
     pattern = re.compile("|".join(TARGETS[target] for target in targets))
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name in linear if pattern.fullmatch(name)]
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    return [name for name in layers if pattern.fullmatch(name)]
 
 
-def _pad(network: FishNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
+def _prompt(network: FishNetwork, text: str, voice: Voice) -> Layout:
+    for reference in voice.prompts:
+        reference.check(network.config.entries)
+    return network.prompt(text, voice.prompts)
+
+
+def _references(network: FishNetwork, example: Example) -> tuple[Example, ...]:
+    """What a released network reads before `example`."""
+    if not network.prompt.released or not len(example.prompt):
+        return ()
+    return (Example("", example.prompt_text, example.speaker, example.prompt),)
+
+
+def _pad(network: FishNetwork, sequences: Sequence[tuple[Layout, np.ndarray]]) -> dict[str, torch.Tensor]:
     """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
     config = network.config
     length = max(len(prompt) + len(codes) for prompt, codes in sequences)
@@ -209,7 +255,8 @@ def _pad(network: FishNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]
     label_codes = torch.zeros_like(codes)
     for row, (prompt, frames) in enumerate(sequences):
         start, end, frame = len(prompt), len(prompt) + len(frames), torch.from_numpy(frames.astype(np.int64))
-        tokens[row, :start] = torch.tensor(prompt)
+        tokens[row, :start] = torch.tensor(prompt.tokens)
+        codes[row, :start] = torch.from_numpy(prompt.codes)
         tokens[row, start:end] = frame[:, 0] + config.semantic_begin_id
         codes[row, start:end] = frame
         labels[row, start - 1 : end - 1] = frame[:, 0]

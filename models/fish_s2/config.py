@@ -108,10 +108,10 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the folder's safetensors (one file or shards) as it is stored, by `FishNetwork`'s names."""
     index = folder / "model.safetensors.index.json"
     names = set(read_config(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    return {_key(key): value for name in sorted(names) for key, value in map_tensors(folder / name).items()}
+    return {own_name(key): value for name in sorted(names) for key, value in map_tensors(folder / name).items()}
 
 
-def _key(key: str) -> str:
+def own_name(key: str) -> str:
     """Released files say `text_model.model.…` and `audio_decoder.…`; upstream's loader renames them the same way."""
     if key.startswith("text_model.model."):
         return key.removeprefix("text_model.model.")

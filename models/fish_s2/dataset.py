@@ -1,15 +1,19 @@
 """Fish's training format: shards of length-prefixed protobuf records (`text_data`).
 
 A record is a 4-byte little-endian unsigned length and one serialised `TextData`. Here a record is one utterance:
-`source` holds its id, `name` its speaker, and the one sentence has the text and one `Semantics` a codebook. The schema
-is upstream's (fishaudio/fish-speech, fish_speech/datasets/protos/text-data.proto); it is built here, so that no
-generated code, which would be tied to a protoc version, comes with it.
+`source` holds its id, `name` its speaker, and the one sentence has the text and one `Semantics` a codebook. Upstream's
+tool (tools/llama/build_dataset.py) puts all that a speaker says into one record, which is read too. The schema is
+upstream's (fishaudio/fish-speech, fish_speech/datasets/protos/text-data.proto); it is built here, so that no generated
+code, which would be tied to a protoc version, comes with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from google.protobuf.message import DecodeError
 from models.parts.errors import UserError
 from models.parts.family import Example
 
+REFERENCE_FRAMES = 215  # 10 seconds
 SHARD_BYTES = 10 * 1024 * 1024  # upstream's default
 LENGTH = struct.Struct("<I")
 
@@ -86,13 +91,33 @@ def read(folder: Path) -> list[Example]:
     examples: list[Example] = []
     for file in files:
         for number, body in enumerate(_records(file)):
-            examples.append(_example(body, f"{file}: record {number}"))
-            if examples[-1].codes.shape[1] != examples[0].codes.shape[1]:
-                raise UserError(
-                    f"{file}: record {number}: {examples[-1].codes.shape[1]} codebooks, but the first record has "
-                    f"{examples[0].codes.shape[1]}; run the tokenise stage again"
-                )
+            for example in _examples(body, f"{file}: record {number}"):
+                examples.append(example)
+                if example.codes.shape[1] != examples[0].codes.shape[1]:
+                    raise UserError(
+                        f"{file}: record {number}: {example.codes.shape[1]} codebooks, but the first record has "
+                        f"{examples[0].codes.shape[1]}; run the tokenise stage again"
+                    )
     return examples
+
+
+def with_references(examples: Sequence[Example]) -> list[Example]:
+    """Each with another utterance of its speaker as its prompt, of at most `REFERENCE_FRAMES`; none where there is no such one.
+
+    The utterances of a speaker stand in a ring, ordered by the hashes of their ids, and the next that is short enough is the
+    prompt: so it does not depend on the order of a set, and no clip is everybody's.
+    """
+    speakers: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        speakers[example.speaker].append(example)
+    prompts: dict[str, Example | None] = {}
+    for spoken in speakers.values():
+        ring = sorted(spoken, key=lambda example: hashlib.sha256(example.id.encode()).digest())
+        following: Example | None = None
+        for example in reversed(ring + ring):
+            prompts[example.id] = None if following is example else following
+            following = example if len(example.codes) <= REFERENCE_FRAMES else following
+    return [example if (prompt := prompts[example.id]) is None else replace(example, prompt=prompt.codes, prompt_text=prompt.text) for example in examples]
 
 
 def _records(file: Path) -> Iterator[bytes]:
@@ -108,22 +133,30 @@ def _records(file: Path) -> Iterator[bytes]:
         number += 1
 
 
-def _example(body: bytes, where: str) -> Example:
+def _examples(body: bytes, where: str) -> list[Example]:
+    """One utterance a sentence. Where a record has several, they are numbered after its source."""
     record = TextData()
     try:
         record.ParseFromString(body)
     except DecodeError:
         raise UserError(f"{where} is not a text_data record; run the tokenise stage again") from None
-    if len(record.sentences) != 1 or len(record.sentences[0].texts) != 1:
-        raise UserError(f"{where} does not hold exactly one sentence with one text; run the tokenise stage again")
-    sentence = record.sentences[0]
+    if not record.sentences:
+        raise UserError(f"{where} holds no sentence; run the tokenise stage again")
+    alone = len(record.sentences) == 1
+    ids = [record.source if alone else f"{record.source}/{number}" for number in range(len(record.sentences))]
+    return [_example(sentence, id, record.name, where) for id, sentence in zip(ids, record.sentences, strict=True)]
+
+
+def _example(sentence: Any, id: str, speaker: str, where: str) -> Example:
+    if len(sentence.texts) != 1:
+        raise UserError(f"{where} ({id}): {len(sentence.texts)} texts, not one; run the tokenise stage again")
     rows = [row.values for row in sentence.semantics]
     if not rows or len({len(row) for row in rows}) > 1:
         raise UserError(
-            f"{where} ({record.source}): {len(rows)} codebooks of {[len(row) for row in rows]} frames, not one length; "
+            f"{where} ({id}): {len(rows)} codebooks of {[len(row) for row in rows]} frames, not one length; "
             "run the tokenise stage again"
         )
     codes = np.array(rows, np.uint32).T
     if codes.size and codes.max() > np.iinfo(np.int32).max:
-        raise UserError(f"{where} ({record.source}): code {codes.max()} is out of range; run the tokenise stage again")
-    return Example(record.source, sentence.texts[0], record.name, np.ascontiguousarray(codes, dtype=np.int32))
+        raise UserError(f"{where} ({id}): code {codes.max()} is out of range; run the tokenise stage again")
+    return Example(id, sentence.texts[0], speaker, np.ascontiguousarray(codes, dtype=np.int32))

@@ -71,7 +71,7 @@ class Attention(nn.Module):
         query, key, value = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=-2)
         if self.normed:
             query, key = self.q_norm(query), self.k_norm(key)
-        query, key = _rotate(query, rope).transpose(1, 2), _rotate(key, rope).transpose(1, 2)
+        query, key = rotate(query, rope).transpose(1, 2), rotate(key, rope).transpose(1, 2)
         value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.append(layer, key, value)
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         return self.wo(y.transpose(1, 2).flatten(2))
 
 
-def _rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     """Rotary positions: neighbouring pairs of x (B, L, heads, head_dim) times the complex rope (B or 1, L, 1, half)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
@@ -122,7 +122,7 @@ class FishNetwork(nn.Module):
     def __init__(self, config: FishConfig, tokenizer: Tokenizer | None = None):
         super().__init__()
         self.config = config
-        self._prompt = Prompt(tokenizer, config.semantic_begin_id, config.semantic_end_id) if tokenizer else None
+        self._prompt = Prompt(tokenizer, config.semantic_begin_id, config.semantic_end_id, config.num_codebooks) if tokenizer else None
         fast = config.fast()
         self.embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.codebook_embeddings = nn.Embedding(config.codebook_size * config.num_codebooks, config.dim)
@@ -196,7 +196,7 @@ class FishNetwork(nn.Module):
 
     @property
     def prompt(self) -> Prompt:
-        """`network.prompt(text)` is the token ids before the speech."""
+        """`network.prompt(text)` is the layout before the speech."""
         if self._prompt is None:
             raise ValueError("this network was made without a tokenizer")
         return self._prompt

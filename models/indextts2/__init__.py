@@ -17,13 +17,14 @@ from torch.nn import functional as F
 from models.indextts2 import dataset, generation
 from models.indextts2.conditioner import unpack
 from models.indextts2.dataset import Heard, Target
-from models.indextts2.network import UnifiedVoice, encode, read_network_config
+from models.indextts2.network import UnifiedVoice, encode, read_network_config, read_tokenizer
+from models.indextts2.released.files import is_release
+from models.indextts2.released.text import Pieces
 from models.parts.errors import UserError
 from models.parts.evaluating import evaluating
 from models.parts.family import Codec, Contract, Example, Generation, Loss, Sampling, Voice
 from models.parts.peft_lora import PeftFamily
 from models.parts.sampling import logprob
-from models.parts.text import load_tokenizer
 from models.parts.weights import check_facts
 from models.small.phones import phone_tokenizer
 
@@ -37,13 +38,23 @@ class IndexTTS2(PeftFamily):
 
     # --- data -----------------------------------------------------------------------------------------------------
     def codec(self, weights: Path) -> Codec:
+        """The released codec where the folder is a release, else the tiny base's."""
+        if is_release(weights):
+            from models.indextts2.released.codec import ReleasedCodec
+
+            return ReleasedCodec(weights)
         from models.indextts2.codec import IndexCodec
 
         return IndexCodec(weights)
 
+    def check_release(self, weights: Path) -> None:
+        from models.indextts2.released.check import check_release
+
+        check_release(weights)
+
     def prepare(self, examples: Sequence[Example], weights: Path) -> list[Example]:
         """Ids of the base's tokenizer, and for every utterance another one of its speaker as prompt."""
-        tokenizer, config = load_tokenizer(weights / "tokenizer.json"), read_network_config(weights)
+        tokenizer, config = read_tokenizer(weights), read_network_config(weights)
         return list(dataset.paired(examples, lambda text: encode(tokenizer, text, config), config))
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
@@ -77,6 +88,20 @@ class IndexTTS2(PeftFamily):
     def save(self, network: nn.Module, folder: Path) -> None:
         assert isinstance(network, UnifiedVoice)
         network.save(folder)
+
+    def export(self, network: nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
+        """From a release: the folder that upstream's inference loads. The voice is a recording, which upstream hears each time."""
+        assert isinstance(network, UnifiedVoice)
+        if not is_release(weights):
+            return super().export(network, voice, weights, folder)
+        from models.indextts2.released.export import write
+
+        write(weights, network, folder)
+
+    def write_release(self, folder: Path, size: str) -> None:
+        from models.indextts2.released import rehearsal
+
+        rehearsal.write(folder, size)
 
     def wrapped(self, network: nn.Module) -> nn.Module:
         assert isinstance(network, UnifiedVoice)
@@ -123,7 +148,8 @@ class IndexTTS2(PeftFamily):
         self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
         max_frames: Sequence[int],
     ) -> list[Generation]:
-        """The prompt is the mean over the voice's clips, as XTTS takes the mean over the chunks of a prompt."""
+        """The prompt is what the codec made of the voice: a tiny base's is the mean over its clips, as XTTS takes the mean over
+        the chunks of a prompt, a release's what it hears in one recording."""
         assert isinstance(network, UnifiedVoice)
         _, *heard = unpack(voice.speaker_embedding, network.config)
         condition, emotion = (torch.from_numpy(array).to(network.device) for array in heard)
@@ -154,12 +180,13 @@ class IndexTTS2(PeftFamily):
 
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
         assert isinstance(network, UnifiedVoice)
-        config, last_id = network.config, max(network.tokenizer.get_vocab().values()) if network.tokenizer else 0
+        config, text = network.config, network.tokenizer
+        last_id = text.count - 1 if isinstance(text, Pieces) else max(text.get_vocab().values()) if text else 0
         facts = [
             (contract.vocabulary == (network.codes,), network.codes, f"codes before its start token, the codec {contract.vocabulary}"),
             (network.stop == network.codes + 1 and config["number_mel_codes"] == network.codes + 2,
              config["number_mel_codes"], f"columns, but {network.codes} codes, start and stop make {network.codes + 2}"),
-            (config["number_text_tokens"] > last_id, config["number_text_tokens"], f"text tokens, but the last of tokenizer.json is {last_id}"),
+            (config["number_text_tokens"] > last_id, config["number_text_tokens"], f"text tokens, but the last of its tokenizer is {last_id}"),
         ]  # fmt: skip
         check_facts(self.name, facts)
 

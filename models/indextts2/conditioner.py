@@ -8,6 +8,7 @@ layer 17 of w2v-bert on the released weights, 50 frames a second.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +233,21 @@ class Conditioner(nn.Module):
         """Prompts (B, T, D), right-padded, and their lengths (B,) -> latents (B, N, W) and emotion vectors (B, W)."""
         if int(lengths.min()) < SHORTEST:
             raise UserError(f"a prompt of {int(lengths.min())} frames is too short to be heard; raise corpus.min_seconds")
-        latents = self.perceiver_encoder(*self.conditioning_encoder(points, lengths))
-        emotion = self.emo_perceiver_encoder(*self.emo_conditioning_encoder(points, lengths))[:, 0]
-        return latents, self.emo_layer(self.emovec_layer(emotion))
+        return self.latents(points, lengths), self.emotion(points, lengths)
+
+    def latents(self, points: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        latents: torch.Tensor = self.perceiver_encoder(*self.conditioning_encoder(points, lengths))
+        return latents
+
+    def emotion(self, points: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        heard = self.emo_perceiver_encoder(*self.emo_conditioning_encoder(points, lengths))[:, 0]
+        vectors: torch.Tensor = self.emo_layer(self.emovec_layer(heard))
+        return vectors
 
 
-def load_conditioner(config: dict[str, Any], path: Path) -> Conditioner:
-    """The conditioner alone, out of a network's weights. UserError names what is missing."""
-    conditioner, tensors = Conditioner(config), map_tensors(path)
+def load_conditioner(config: dict[str, Any], path: Path, read: Callable[[Path], dict[str, torch.Tensor]] = map_tensors) -> Conditioner:
+    """The conditioner alone, out of a network's weights, which `read` gives by name. UserError names what is missing."""
+    conditioner, tensors = Conditioner(config), read(path)
     own = conditioner.state_dict()
     for name, tensor in own.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
@@ -249,7 +257,7 @@ def load_conditioner(config: dict[str, Any], path: Path) -> Conditioner:
 
 
 def unpack(vector: np.ndarray, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A speaker vector as the codec makes it -> style (160,), condition (N, W), emotion (W,).
+    """A speaker vector as the codec makes it -> style (S,), condition (N, W), emotion (W,).
 
     UserError if it is another network's.
     """

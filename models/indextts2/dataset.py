@@ -11,7 +11,7 @@ has a file for every utterance and kind; here a kind is one array, and the manif
     codes.npy        int32 (sum of lengths,)     semantic tokens
     condition.npy    float32 (n, N, W)           latents of the base's conditioner (released: 32 of 1280)
     emo_vec.npy      float32 (n, W)              emotion vectors
-    style.npy        float32 (n, S)              speaker vector of the decoder
+    style.npy        float32 (n, S)              speaker vector of the decoder (released: none, it hears a recording)
 """
 
 from __future__ import annotations

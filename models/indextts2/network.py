@@ -18,9 +18,12 @@ from torch import nn
 from transformers import GPT2Config, GPT2Model
 
 from models.indextts2.conditioner import Conditioner
+from models.indextts2.released.files import GPT, TEXT, configuration, is_release, read_gpt
+from models.indextts2.released.text import Pieces
 from models.parts.errors import UserError
 from models.parts.text import load_tokenizer, text_ids
-from models.parts.weights import load_network, read_config, save_base
+from models.parts.weights import load_network, map_tensors, read_config, save_base
+from models.released.stored import stored
 
 CONSTANTS = 2  # positions of the prompt after its latents, from `speed_emb`
 # The released network (`gpt:` of its config.yaml; the last four are fixed in upstream's code).
@@ -60,9 +63,9 @@ class NoPositions(nn.Module):
 class UnifiedVoice(Conditioner):
     """The whole network; `config` as `RELEASED`."""
 
-    def __init__(self, config: dict[str, Any], tokenizer: Tokenizer | None = None):
+    def __init__(self, config: dict[str, Any], tokenizer: Tokenizer | Pieces | None = None):
         super().__init__(config)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer  # of phones for a tiny base, of capitals for a release
         width, self.codes, self.stop = config["model_dim"], config["start_mel_token"], config["stop_mel_token"]
         self.prompt_length = config["condition_num_latent"] + CONSTANTS
         self.speed_emb = nn.Embedding(2, width)
@@ -141,17 +144,20 @@ class UnifiedVoice(Conditioner):
         cls, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> UnifiedVoice:
         """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong."""
-        config, tokenizer = read_network_config(folder), load_tokenizer(folder / "tokenizer.json")
-        return load_network(lambda: cls(config, tokenizer), folder / "model.safetensors", dtype, device)
+        config, tokenizer = read_network_config(folder), read_tokenizer(folder)
+        path, read = (stored(folder, GPT), read_gpt) if is_release(folder) else (folder / "model.safetensors", map_tensors)
+        return load_network(lambda: cls(config, tokenizer), path, dtype, device, read)
 
     def save(self, folder: Path) -> None:
-        """Write what `load` reads: config.json, tokenizer.json and model.safetensors in half precision."""
-        assert self.tokenizer is not None
+        """Write a tiny base as `load` reads it: config.json, tokenizer.json and model.safetensors in half precision."""
+        assert isinstance(self.tokenizer, Tokenizer)
         save_base(folder, self.state_dict(), {"gpt": self.config}, self.tokenizer)
 
 
 def read_network_config(folder: Path) -> dict[str, Any]:
-    """The block `gpt` of config.json, whole. UserError names what it lacks."""
+    """The block `gpt` of config.json, or what a release says, whole. UserError names what is missing."""
+    if is_release(folder):
+        return configuration(folder, RELEASED)
     path = folder / "config.json"
     config: dict[str, Any] = read_config(path).get("gpt", {})
     if lacking := sorted(RELEASED.keys() - config.keys()):
@@ -159,9 +165,16 @@ def read_network_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def encode(tokenizer: Tokenizer, text: str, config: dict[str, Any]) -> list[int]:
+def read_tokenizer(folder: Path) -> Tokenizer | Pieces:
+    return Pieces(folder / TEXT) if is_release(folder) else load_tokenizer(folder / "tokenizer.json")
+
+
+def encode(tokenizer: Tokenizer | Pieces, text: str, config: dict[str, Any]) -> list[int]:
     """Ids of a text. UserError for one that is empty, too long, or holds a control token."""
-    ids = text_ids(tokenizer, text, (config["start_text_token"], config["stop_text_token"]))
+    if isinstance(tokenizer, Pieces):
+        ids = tokenizer.ids(text)
+    else:
+        ids = text_ids(tokenizer, text, (config["start_text_token"], config["stop_text_token"]))
     if len(ids) > config["max_text_tokens"]:
         raise UserError(f"text {text[:40]!r} …: {len(ids)} tokens, the network reads {config['max_text_tokens']}; cut it in parts")
     return ids

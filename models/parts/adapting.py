@@ -52,7 +52,7 @@ class AdaptedFamily(Family):
         self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> nn.Module:  # fmt: skip
-        network = self.network(weights, dtype, device)
+        network = self.network_to_train(weights, settings, dtype, device)
         if settings.mode == "sft":
             blend(network, state, scale)
         else:

@@ -12,15 +12,18 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
+def blocks(network: nn.Module) -> list[GradientCheckpointingLayer]:
+    """Every block of every transformer: transformers' blocks are of this kind, and so are ours."""
+    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 def checkpoint_gradients(network: nn.Module) -> None:
-    """Switch it on, in training mode, for every block of every transformer: transformers' blocks are of this kind, and so
-    are ours."""
-    for module in network.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.gradient_checkpointing = True
-            # Non-reentrant: the reentrant kind drops the gradient of every adapter when the input needs none.
-            again = partial(checkpoint, use_reentrant=False, context_fn=_with_the_same_attention)
-            module._gradient_checkpointing_func = again  # type: ignore[assignment]
+    """Switch it on, in training mode, for every block."""
+    for block in blocks(network):
+        block.gradient_checkpointing = True
+        # Non-reentrant: the reentrant kind drops the gradient of every adapter when the input needs none.
+        again = partial(checkpoint, use_reentrant=False, context_fn=_with_the_same_attention)
+        block._gradient_checkpointing_func = again  # type: ignore[assignment]
 
 
 def _with_the_same_attention() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

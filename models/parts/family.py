@@ -1,6 +1,7 @@
 """What a stage may ask of a family. Every package in `models/` subclasses `Family` and nothing else is called.
 
 Shapes: T is frames of codes, K is codebooks, all code arrays are int32 of shape (T, K). Audio is mono float32 in [-1, 1].
+A codec without codebooks writes values: float32 "codes" of shape (T, K), K numbers a frame, and an empty vocabulary.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from models.parts.errors import UserError
 class Example:
     """One tokenised utterance. `speaker_embedding` is float32 (E,); families without one leave it empty.
 
-    `prompt`: codes (P, K) of another utterance of the speaker, where the network reads one; `prepare` adds it.
+    `prompt`: codes (P, K) of another utterance of the speaker, where the network reads one, and `prompt_text` what is said in
+    it; `prepare` or `read` adds them.
+    `audio`: gives its recording, float32 (samples,) at the codec's rate, where a part that is trained hears it.
     """
 
     id: str
@@ -32,19 +35,27 @@ class Example:
     codes: np.ndarray
     speaker_embedding: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     prompt: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int32))
+    prompt_text: str = ""
+    audio: Callable[[], np.ndarray] | None = None
 
-    def check(self, vocabulary: Sequence[int]) -> None:
-        """UserError where a network with these entries in each codebook can't learn from it."""
-        frames, codebooks = self.codes.shape
+    def check(self, vocabulary: Sequence[int], values: int = 0) -> None:
+        """UserError where a network with these entries in each codebook, or so many `values` a frame, can't learn from it."""
+        frames, width = self.codes.shape
         if not frames:
             raise UserError(f"utterance {self.id}: no frames, so nothing to learn from; leave it out of the corpus")
-        if codebooks != len(vocabulary):
-            raise UserError(
-                f"utterance {self.id}: {codebooks} codebooks, but the network has {len(vocabulary)}; "
-                "run the tokenise stage again"
-            )
-        if any(codes.min(initial=0) < 0 or (codes >= np.array(vocabulary)).any() for codes in (self.codes, self.prompt)):
-            raise UserError(f"utterance {self.id}: a code is outside its codebook; run the tokenise stage again")
+        if width != (len(vocabulary) or values):
+            what = f"codebooks, but the network has {len(vocabulary)}" if vocabulary else f"values a frame, but the network has {values}"
+            raise UserError(f"utterance {self.id}: {width} {what}; run the tokenise stage again")
+        if not (in_range(self.codes, vocabulary) and in_range(self.prompt, vocabulary)):
+            wrong = "a code is outside its codebook" if vocabulary else "a value is no finite number"
+            raise UserError(f"utterance {self.id}: {wrong}; run the tokenise stage again")
+
+
+def in_range(codes: np.ndarray, vocabulary: Sequence[int]) -> bool:
+    """Is every code (T, K) an entry of its codebook, or, where there is no vocabulary, every value finite?"""
+    if not vocabulary:
+        return bool(np.isfinite(codes).all())
+    return codes.min(initial=0) >= 0 and not (codes >= np.array(vocabulary)).any()
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,15 @@ class Voice:
     """Who is speaking: what the frozen decoder, or the prompt, is conditioned on.
 
     `speaker_embedding`: float32 (E,), the mean over several training clips. `prompts`: reference utterances of the
-    speaker (text and codes), for families that take one; else empty.
+    speaker (text and codes), for families that take one; else empty. `reference`: float32 (samples,) at `reference_rate` Hz,
+    the codec's, the recording of the first of them, for a decoder that has to hear one; else empty.
     """
 
     speaker: str
     speaker_embedding: np.ndarray
     prompts: tuple[Example, ...] = ()
+    reference: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    reference_rate: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,8 +85,22 @@ class Contract:
     tokeniser_sha256: str   # hash of its weights
     sample_rate: int        # Hz, of the audio that was encoded
     token_rate: float       # frames per second
-    codebooks: int
-    vocabulary: tuple[int, ...]  # entries of each codebook
+    codebooks: int               # or values a frame
+    vocabulary: tuple[int, ...]  # entries of each codebook; empty: the numbers are values, and not codes
+
+    @property
+    def dtype(self) -> type[np.int32] | type[np.float32]:
+        """Of the code arrays."""
+        return np.int32 if self.vocabulary else np.float32
+
+    @property
+    def tokens(self) -> int:
+        """What a network writes a frame: a token from each codebook, or one patch of values."""
+        return len(self.vocabulary) or 1
+
+    def fits(self, codes: np.ndarray) -> bool:
+        """Are `codes` (T, K), T > 0, what such a tokeniser writes?"""
+        return codes.shape[1:] == (self.codebooks,) and in_range(codes, self.vocabulary)
 
     def check(self, other: Contract, where: str) -> None:
         """Raise, naming the first field that differs; `where` says which file holds `other`."""
@@ -86,8 +114,12 @@ class Contract:
 class Sampling:
     """How tokens are drawn. `max_ratio` caps the length: frames at most `max_ratio` × the expected ones.
 
-    The last two are for families whose card names them under `sampling`. `guidance`: weight of classifier-free guidance;
-    0: none. `euler_steps`: of a flow-matching head, from noise to data.
+    Those from `guidance` on are for families whose card names them under `sampling`. `guidance`: weight of classifier-free
+    guidance; 0: none. `euler_steps`: of a flow-matching head, from noise to data. `retries`: how often a take that does not
+    end is made again, with the next seed. `min_p`: what is less likely than so much
+    of the likeliest, once sharpened, is left out. `repetition_penalty`: scores of codes that were there are divided by it, or
+    multiplied below 0; 1: none. `repetition_window`: a code that is among so many last ones is drawn anew; 0: never.
+    `positions` of codes: "contiguous", as in training, or "cached", as upstream's cache counts them where that differs.
     """
 
     temperature: float = 0.8
@@ -96,6 +128,11 @@ class Sampling:
     max_ratio: float = 2.5
     guidance: float = 0.0
     euler_steps: int = 8
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 0
+    positions: str = "contiguous"
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,8 +140,9 @@ class Generation:
     """One generated utterance. `finish` is "stop" (the stop token came) or "length" (the cap did).
 
     `logprobs` float32 (steps,): the log-probability of every decision that was taken, the stop included, before
-    temperature and truncation. The alignment check compares them with the training loss. `latents` float32 (T, W):
-    the hidden states that decided the codes, from families whose decoder takes them besides the codes.
+    temperature and truncation; of values, which are not chosen among finitely many, a `models.parts.value_score`. The
+    alignment check compares them with training. `latents` float32 (T, W): the hidden states that decided the codes, from
+    families whose decoder takes them besides the codes.
     """
 
     codes: np.ndarray
@@ -115,7 +153,8 @@ class Generation:
 
 @dataclass
 class Loss:
-    """`total` is what is minimised (a scalar with gradient); `parts` are its named terms (floats, nats per label)."""
+    """`total` is what is minimised (a scalar with gradient); `parts` are its named terms (floats: nats per label, or a mean squared
+    error where values are learnt)."""
 
     total: torch.Tensor
     parts: dict[str, float]
@@ -127,10 +166,27 @@ class Codec(ABC):
 
     contract: Contract
     output_sample_rate: int
+    reference_seconds = 0.0  # how much of a recording of the speaker `decode`, or the network in codes, hears besides; 0: nothing
 
     @abstractmethod
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Waves at `contract.sample_rate` to int32 codes (T, K)."""
+        """Waves at `contract.sample_rate` to codes (T, K) of `contract.dtype`."""
+
+    def disagreement(self, waves: Sequence[np.ndarray]) -> float | None:
+        """Share of the codes of `waves` on which what upstream itself runs disagrees; None where there is no such thing here."""
+        return None
+
+    def prepared(self, waves: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Codes and speaker vector of each wave: what `encode` and `speaker_embedding` give, of one pass where they have one in common."""
+        return [(codes, self.speaker_embedding(wave)) for codes, wave in zip(self.encode(waves), waves, strict=True)]
+
+    def voice_embedding(self, mean: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """The speaker's vector of a voice with a recording `reference`: `mean`, over several clips, unless upstream hears that recording alone."""
+        return mean
+
+    def prompt(self, wave: np.ndarray) -> np.ndarray:
+        """Codes (P, K) of a reference recording, with which the network is prompted."""
+        return self.encode([wave])[0]
 
     @abstractmethod
     def speaker_embedding(self, wave: np.ndarray) -> np.ndarray:
@@ -140,6 +196,10 @@ class Codec(ABC):
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         """Codes (T, K) to waves at `output_sample_rate`."""
 
+    def tuned(self, network: torch.nn.Module) -> Codec:
+        """The same, with the decoder that was trained along with `network`; itself where none was."""
+        return self
+
     def render(self, generations: Sequence[Generation], voice: Voice) -> list[np.ndarray]:
         """What a network generated to waves: its codes, and its latents where the decoder takes them."""
         return self.decode([generation.codes for generation in generations], voice)
@@ -147,13 +207,15 @@ class Codec(ABC):
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """`mode` "lora" or "sft"; the other fields count for LoRA alone."""
+    """`mode` "lora" or "sft"; rank, alpha, dropout and targets count for LoRA alone. `parts`: what trains, of those that
+    the card names; the language model always does."""
 
     mode: str = "lora"
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ("llm",)
 
 
 class Family(ABC):
@@ -162,6 +224,7 @@ class Family(ABC):
     name: str
     references = 0  # utterances that a voice brings along as `prompts`
     told_who_speaks = False  # does the network take the speaker's vector?
+    decisions: tuple[str, ...] = ("token",)  # what the numbers of `Generation.logprobs` are of, in turn, for messages
 
     def __init__(self) -> None:
         path = Path(__file__).parents[1] / self.name / "card.yaml"
@@ -183,6 +246,10 @@ class Family(ABC):
         """Utterances as `write` stores them, where that is more than they hold: ids of the base's tokenizer, prompts."""
         return list(examples)
 
+    def preset(self, weights: Path, name: str) -> Voice:
+        """A voice that the release brings along, to speak with before anything is tuned. UserError that says which there are."""
+        raise UserError(f"{self.name}: its release has no voices of its own")
+
     # --- network --------------------------------------------------------------------------------------------------
     def check_release(self, weights: Path) -> None:
         """UserError for the first thing that is wrong with a folder of released weights. Reads no tensor.
@@ -199,6 +266,12 @@ class Family(ABC):
 
         On the device "meta" only the configuration and the tokenizer are read.
         """
+
+    def network_to_train(
+        self, weights: Path, settings: AdaptSettings, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.nn.Module:
+        """The same, and in it whatever else `settings.parts` names. UserError where the weights have no such part."""
+        return self.network(weights, dtype, device)
 
     @abstractmethod
     def create(self, config: dict[str, Any], seed: int) -> torch.nn.Module:
@@ -226,6 +299,11 @@ class Family(ABC):
         """
         self.save(network, folder)
         shutil.copytree(weights / "codec", folder / "codec", dirs_exist_ok=True)
+
+    def export_adapter(  # noqa: B027  # most have no such form
+        self, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float, weights: Path, folder: Path
+    ) -> None:
+        """Write `scale` × the LoRA beside the merged network, where upstream's inference loads one on the base in `weights`."""
 
     def write_release(self, folder: Path, size: str) -> None:
         """A folder in the layout of the released weights, filled at random, for a rehearsal; `size`: small | released."""

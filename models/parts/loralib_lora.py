@@ -26,21 +26,30 @@ class Linear(loralib.Linear):  # type: ignore[misc]
         return result + (low @ self.lora_B.T * self.scaling).to(result.dtype)
 
 
+class Embedding(loralib.Embedding):  # type: ignore[misc]
+    """The same beside a table."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        result = F.embedding(ids, self.weight)
+        return result + (F.embedding(ids, self.lora_A.T) @ self.lora_B.T * self.scaling).to(result.dtype)
+
+
 def wrap(network: nn.Module, names: Iterable[str], rank: int, alpha: float, dropout: float) -> None:
-    """Replace the `nn.Linear` modules `names` by LoRA layers around the same weights; only the adapter stays trainable.
+    """Replace the `nn.Linear` and `nn.Embedding` modules `names` by LoRA layers around the same weights; only the adapter stays trainable.
 
     The pretrained weight itself moves over (a layer built anew would be random: fishaudio/fish-speech issue 1163).
     """
     for name in names:
-        linear = network.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        layer = Linear(
-            linear.in_features, linear.out_features, bias=linear.bias is not None,
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, merge_weights=False,
-            device=linear.weight.device,
-        )
-        layer.weight, layer.bias = linear.weight, linear.bias
-        layer.train(linear.training)
+        old = network.get_submodule(name)
+        settings = {"r": rank, "lora_alpha": alpha, "merge_weights": False, "device": old.weight.device}
+        if isinstance(old, nn.Embedding):
+            layer = Embedding(old.num_embeddings, old.embedding_dim, **settings)
+        else:
+            assert isinstance(old, nn.Linear)
+            layer = Linear(old.in_features, old.out_features, bias=old.bias is not None, lora_dropout=dropout, **settings)
+            layer.bias = old.bias
+        layer.weight = old.weight
+        layer.train(old.training)
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, layer)
     loralib.mark_only_lora_as_trainable(network)
@@ -53,7 +62,7 @@ def adapter_state(network: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def merge(network: nn.Module, state: dict[str, torch.Tensor], names: Iterable[str], scaling: float) -> None:
-    """Add `scaling` × B·A to the weight of every layer in `names`, in float32. `network` is a plain base.
+    """Add `scaling` × B·A (of a table its transpose) to the weight of every layer in `names`, in float32. `network` is a plain base.
 
     UserError when `state` is not the adapter of exactly these layers.
     """
@@ -67,6 +76,8 @@ def merge(network: nn.Module, state: dict[str, torch.Tensor], names: Iterable[st
     for name in names:
         weight = network.get_parameter(f"{name}.weight")
         low, high = (state[f"{name}.{part}"].to(weight.device, torch.float32) for part in ("lora_A", "lora_B"))
-        if (high.shape[0], low.shape[1]) != weight.shape:
+        added = high @ low
+        added = added.T if isinstance(network.get_submodule(name), nn.Embedding) else added
+        if added.shape != weight.shape:
             raise UserError(f"adapter: {name} does not fit the base's weights; was it trained on another base?")
-        weight.copy_(weight.float() + scaling * (high @ low))
+        weight.copy_(weight.float() + scaling * added)

@@ -1,7 +1,8 @@
 """LoRA through PEFT, for networks on transformers' blocks.
 
 The trunk is wrapped in place (`get_peft_model` on the Qwen2 model); embeddings and heads outside it stay frozen.
-Merging starts from the saved base in float32, never from a live training model.
+Merging starts from the saved base in float32, never from a live training model. PEFT is loaded where it is used: that takes
+a second, and tokenising needs none of it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import cast_adapter_dtype
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers.pytorch_utils import Conv1D
 
 from models.parts.adapting import AdaptedFamily
@@ -25,6 +23,9 @@ ADAPTER = "default"  # PEFT's name for the only one
 def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
     """Freeze `trunk` and put fresh LoRA layers (B = 0: the output stays) into its modules named by `settings.targets`:
     last parts of their names, or whole names."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
     linear = {name: module for name, module in trunk.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
     unknown = sorted(t for t in set(settings.targets) if not any(f".{name}".endswith(f".{t}") for name in linear))
     if unknown or not settings.targets:
@@ -45,11 +46,15 @@ def adapt(trunk: torch.nn.Module, settings: AdaptSettings) -> None:
 
 def state(trunk: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The adapter's tensors alone, on the CPU."""
+    from peft.utils import get_peft_model_state_dict
+
     return {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(trunk).items()}
 
 
 def merge(trunk: torch.nn.Module, adapter: Mapping[str, torch.Tensor], settings: AdaptSettings, scale: float) -> None:
     """Put `scale` × the adapter into the weights of a plain `trunk`, in place, and drop the LoRA layers."""
+    from peft.utils import set_peft_model_state_dict
+
     plain = {name for name, _ in trunk.named_parameters()}
     adapt(trunk, settings)
     result: Any = set_peft_model_state_dict(trunk, dict(adapter))

@@ -18,8 +18,19 @@ def repeatable(threads: int = 1) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms(True)`, but for its import of PyTorch's compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # guards against reading what nobody wrote, and costs a tenth
+
+
+def compute_device() -> torch.device:
+    """What networks compute on: the graphics card where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cards() -> list[str]:
+    """Every graphics card that this process may use, as CUDA_VISIBLE_DEVICES names it."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return seen.split(",")[: torch.cuda.device_count()]
 
 
 @contextmanager

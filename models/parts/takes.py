@@ -12,17 +12,23 @@ from models.parts.family import Generation
 
 
 class Takes:
-    """The utterances of a batch whose rows leave it as soon as they end. `rows`: the utterances that it still holds."""
+    """The utterances of a batch whose rows leave it as soon as they end. `rows`: the utterances that it still holds.
 
-    def __init__(self, limits: Sequence[int], codebooks: int):
+    `values`: frames are float32 values, and not codes. `last`: the stop is decided together with a last frame, and not in
+    the place of one.
+    """
+
+    def __init__(self, limits: Sequence[int], codebooks: int, values: bool = False, last: bool = False):
         self.rows = list(range(len(limits)))
-        self._limits, self._codebooks = limits, codebooks
+        self._limits, self._codebooks, self._last = limits, codebooks, last
+        self._dtype = np.float32 if values else np.int32
         self._frames: list[list[np.ndarray]] = [[] for _ in limits]
         self._logprobs: list[list[float]] = [[] for _ in limits]
         self._finish = ["length"] * len(limits)
 
     def add(self, frames: torch.Tensor, logprobs: torch.Tensor, ended: torch.Tensor) -> list[int]:
-        """One step: frames (B, K), the log-probabilities (B, S) of their decisions, and whose first one was the stop (B,).
+        """One step: frames (B, K), the log-probabilities (B, S) of their decisions, and whose first one was the stop (B,)
+        (of whatever place, where there is a last frame).
 
         Returns the places in the batch that go on; `rows` follows them.
         """
@@ -30,19 +36,20 @@ class Takes:
         steps = zip(self.rows, frames.cpu().numpy(), logprobs.tolist(), ended.tolist(), strict=True)
         for place, (row, frame, decided, end) in enumerate(steps):
             if end:
-                self._logprobs[row].append(decided[0])  # the rest of the frame means nothing
                 self._finish[row] = "stop"
+            if end and not self._last:
+                self._logprobs[row].append(decided[0])  # the rest of the frame means nothing
                 continue
             self._frames[row].append(frame)
             self._logprobs[row].extend(decided)
-            if len(self._frames[row]) < self._limits[row]:
+            if not end and len(self._frames[row]) < self._limits[row]:
                 going.append(place)
         self.rows = [self.rows[place] for place in going]
         return going
 
     def generations(self) -> list[Generation]:
         return [
-            Generation(np.array(frames, np.int32).reshape(-1, self._codebooks), finish, np.array(logprobs, np.float32))
+            Generation(np.array(frames, self._dtype).reshape(-1, self._codebooks), finish, np.array(logprobs, np.float32))
             for frames, logprobs, finish in zip(self._frames, self._logprobs, self._finish, strict=True)
         ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer
 
 from models.parts.errors import UserError
 from models.small.phones import PAUSE, pronounced
+from models.small.plain import plain
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -26,14 +26,13 @@ def reads_phones(tokenizer: Tokenizer) -> bool:
 
 
 def clean(tokenizer: Tokenizer, text: str) -> str:
-    """What the tiny bases read: NFKC, curly quotes straightened, runs of white space and of marks made one.
+    """What the tiny bases read: written out in ASCII (`models.small.plain`), runs of white space and of marks made one.
 
     Released networks get the text as it is written: what their tokenizers do to it themselves is what they learnt from.
     """
     if not reads_phones(tokenizer):
         return text
-    text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'").replace("\u2026", ".")
-    text = re.sub(r"([.,?!])[.,?!]+", r"\1", text)
+    text = re.sub(r"([.,?!])[.,?!]+", r"\1", plain(text))
     return re.sub(r"\s+", " ", text).strip()
 
 

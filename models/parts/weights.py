@@ -112,6 +112,11 @@ def check_header(path: Path, wanted: Mapping[str, Sequence[int]], dtypes: Collec
             raise UserError(f"{path}: {name} is {dtype}, not {' or '.join(dtypes)}; take the file as it was released")
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file, of which nothing but the header is read."""
+    return {name: shape for name, (shape, _) in _read_header(path).items()}
+
+
 def _read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every tensor (huggingface/safetensors, README: Format); UserError if the file isn't as long as it says."""
     if not path.is_file():

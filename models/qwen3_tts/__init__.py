@@ -23,6 +23,7 @@ from models.parts.weights import check_facts, draw_weights
 from models.qwen3_tts import dataset, generation
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.prompt import NOTHING, Layout
+from models.qwen3_tts.released.files import FOLDER
 from models.qwen3_tts.speaker import LOUDNESS
 from models.small.phones import phone_tokenizer
 
@@ -41,7 +42,7 @@ class Qwen3TTS(PeftFamily):
     def codec(self, weights: Path) -> Codec:
         """The released codec where the folder has one, else the tiny base's."""
         from models.qwen3_tts.codec import QwenCodec
-        from models.qwen3_tts.released.codec import FOLDER, ReleasedCodec
+        from models.qwen3_tts.released.codec import ReleasedCodec
 
         return ReleasedCodec(weights) if (weights / FOLDER).is_dir() else QwenCodec(weights / "codec")
 
@@ -87,11 +88,11 @@ class Qwen3TTS(PeftFamily):
 
     def export(self, network: nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
         """From a released Base: the custom voice that upstream's inference loads."""
-        from models.qwen3_tts.released import export
+        from models.qwen3_tts.released.export import write
 
         assert isinstance(network, Qwen3TTSNetwork)
-        if (weights / export.CODEC).is_dir():
-            export.write(weights, network, voice.speaker, voice.speaker_embedding, folder)
+        if (weights / FOLDER).is_dir():
+            write(weights, network, voice.speaker, voice.speaker_embedding, folder)
         else:
             super().export(network, voice, weights, folder)
 

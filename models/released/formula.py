@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.parts.errors import UserError
+
 _BIASES = ("running_mean", "bias", "beta")
 _GAINS = ("weight_g", "original0", "gamma", "alpha", "scale", "weight_norm")
 
@@ -50,3 +52,10 @@ def fill(module: nn.Module, rules: Sequence[Mapping[str, Any]] = (), kept: Colle
     for key, stored in module.state_dict().items():
         if stored.is_floating_point() and not key.endswith(tuple(kept)):
             stored.copy_(value(key, tuple(stored.shape), rules))
+
+
+def is_small(size: str) -> bool:
+    """Is a release to rehearse with a small one? UserError for a size that there is not."""
+    if size not in ("small", "released"):
+        raise UserError(f"a rehearsal of size {size!r}: there is small and released")
+    return size == "small"

@@ -7,12 +7,12 @@ figures). Released networks do, and read their own tokens.
 from __future__ import annotations
 
 import subprocess
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from models.parts.errors import UserError
+from models.small.plain import plain
 
 PAUSE = "pau"
 PHONES = (
@@ -58,8 +58,8 @@ def _phones(phones: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Letters without accents, keys as words; how a text begins and ends changes no phone."""
-    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    """Written out in ASCII, keys as words; how a text begins and ends changes no phone."""
+    text = plain(text)
     for key, word in KEYS.items():
         text = text.replace(key, word)
     text = " ".join(text.split()).rstrip(" .,?!")

@@ -22,8 +22,9 @@ from models.small.phones import phone_tokenizer
 from models.small.scalars import to_values
 from models.voxtral import dataset, generation
 from models.voxtral.config import FlowHeadConfig, VoxtralConfig
+from models.voxtral.names import FILE
 from models.voxtral.network import VoxtralNetwork
-from models.voxtral.prompt import CONTROL
+from models.voxtral.prompt import CONTROL, Layout
 
 IGNORED = -100
 WITHOUT_CONDITION = 0.1  # share of the frames that train the flow head without the hidden state (arXiv 2603.25551)
@@ -33,12 +34,32 @@ class Voxtral(PeftFamily):
     """LoRA targets: the trunk's layers by transformers' names (q_proj …), the flow head's by their own (wq … w3)."""
 
     name = "voxtral"
+    decisions = ("semantic code", "acoustic values")
 
     # --- data -----------------------------------------------------------------------------------------------------
     def codec(self, weights: Path) -> Codec:
-        from models.voxtral.codec import load_codec
+        """The released codec where the folder has one, else the tiny base's."""
+        if not (weights / FILE).is_file():
+            from models.voxtral.codec import VoxtralCodec
 
-        return load_codec(weights)
+            return VoxtralCodec(weights / "codec")
+        from models.voxtral.released.codec import ReleasedCodec
+
+        return ReleasedCodec(weights)
+
+    def check_release(self, weights: Path) -> None:
+        from models.voxtral.released.check import check_release
+
+        check_release(weights)
+
+    def preset(self, weights: Path, name: str) -> Voice:
+        from models.voxtral.released.voices import voice_files
+
+        if not (weights / FILE).is_file():
+            raise UserError(f"{weights}: not released weights, and these alone have voices of their own; set profile: full")
+        if name not in (there := voice_files(weights)):
+            raise UserError(f"voxtral: there is no voice {name!r}; there are {', '.join(there)}")
+        return Voice(name, np.zeros(0, np.float32))
 
     def write(self, examples: Sequence[Example], folder: Path) -> None:
         dataset.write(examples, folder)
@@ -61,6 +82,21 @@ class Voxtral(PeftFamily):
         assert isinstance(network, VoxtralNetwork)
         network.save(folder)
 
+    def export(self, network: nn.Module, voice: Voice, weights: Path, folder: Path) -> None:
+        """From a release: the folder that upstream's inference loads."""
+        from models.voxtral.released.export import write
+
+        assert isinstance(network, VoxtralNetwork)
+        if (weights / FILE).is_file():
+            write(weights, network, folder)
+        else:
+            super().export(network, voice, weights, folder)
+
+    def write_release(self, folder: Path, size: str) -> None:
+        from models.voxtral.released import rehearsal
+
+        rehearsal.write(folder, size)
+
     def frozen(self, network: nn.Module) -> list[nn.Module]:
         assert isinstance(network, VoxtralNetwork)
         return [network.trunk.embed_tokens]  # upstream trained with frozen text embeddings
@@ -70,12 +106,19 @@ class Voxtral(PeftFamily):
 
         `labels` (B, L) is the semantic decision at each position (0: the end, 1 + code, -100: none), `targets`
         (B, L, K-1) the acoustic codes of the frame that it starts, and `seeds` (B,) decides the noise of a loss in
-        eval mode, by the utterance alone.
+        eval mode, by the utterance alone. `reference` (R, dim), floating: the voices' rows, utterance after utterance.
         """
         assert isinstance(network, VoxtralNetwork)
         for example in examples:
             example.check(network.config.entries)
-        return _pad(network, [(network.prompt(example.text), example.codes) for example in examples])
+        return _pad(network, [(network.prompt(example.text, example.speaker), example.codes) for example in examples])
+
+    def blank(self, network: nn.Module, text: str, frames: int) -> Example:
+        """In the longest voice."""
+        assert isinstance(network, VoxtralNetwork)
+        voices = network.voices
+        speaker = max(voices, key=lambda name: len(voices[name]), default="")
+        return Example("", text, speaker, np.zeros((frames, network.config.codebooks), np.int32))
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Loss:
         """The mean over semantic decisions, plus the mean squared error of the velocity (both with weight 1).
@@ -97,27 +140,29 @@ class Voxtral(PeftFamily):
         self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
         max_frames: Sequence[int],
     ) -> list[Generation]:
-        """The voice is in the weights: training has no reference in its prompt either, so `voice` is not used.
+        """A released network reads its own voice of the speaker's name; a tiny base has the voice in its weights.
 
-        `logprobs` speak of the semantic decisions; acoustic values have none, since nothing is chosen among them.
+        `logprobs`: of each frame its semantic decision, and the `value_score` of its acoustic values; of the end, the decision alone.
         """
         assert isinstance(network, VoxtralNetwork)
         with evaluating(network):
-            return generation.generate(network, [network.prompt(text) for text in texts], sampling, seeds, max_frames)
+            return generation.generate(network, [network.prompt(text, voice.speaker) for text in texts], sampling, seeds, max_frames)
 
     @torch.no_grad()
     def decision_logprobs(self, network: nn.Module, text: str, voice: Voice, generation: Generation) -> np.ndarray:
         assert isinstance(network, VoxtralNetwork)
         with evaluating(network):
             device = network.audio_embeddings.weight.device
-            batch = _pad(network, [(network.prompt(text), generation.codes)])
-            logits, choices, _, _ = decisions(network, {name: tensor.to(device) for name, tensor in batch.items()})
-        taken: np.ndarray = logprob(logits, choices).cpu().numpy()
-        return taken[: len(generation.logprobs)]  # a take that was cut has made no last decision
+            batch = _pad(network, [(network.prompt(text, voice.speaker), generation.codes)])
+            logits, choices, hidden, values = decisions(network, {name: tensor.to(device) for name, tensor in batch.items()})
+            semantic = logprob(logits, choices)
+            acoustic = network.acoustic_transformer.score(values, hidden, range(len(values)))
+        frames = torch.stack([semantic[:-1], acoustic], 1).flatten()
+        return torch.cat([frames, semantic[-1:]] if generation.finish == "stop" else [frames]).cpu().numpy()
 
     def check_shapes(self, network: nn.Module, contract: Contract) -> None:
         assert isinstance(network, VoxtralNetwork)
-        config, last_id = network.config, max(network.prompt.tokenizer.get_vocab().values())
+        config, last_id = network.config, max(network.tokenizer.get_vocab().values())
         if contract.vocabulary != config.entries:
             both = (config.entries, contract.vocabulary)
             shown = [f"{v[0]} codes and {len(v) - 1} values of {sorted(set(v[1:]))} levels" for v in both]
@@ -138,7 +183,7 @@ def decisions(
     """What generation decides, teacher-forced: semantic logits (M, 1 + V) and their choices (M,); the hidden states
     (N, dim) that condition the flow head, and the values (N, A) that it should write. M counts ends as well.
     """
-    embeds = network.embed(batch["tokens"], batch["codes"])
+    embeds = network.embed(batch["tokens"], batch["reference"], batch["codes"])
     # Right-padded and causal: no real position sees padding, so there is no mask.
     hidden = network.trunk(inputs_embeds=embeds, use_cache=False).last_hidden_state
     frame_follows = batch["labels"] > 0
@@ -160,7 +205,7 @@ def _draws(
     return noise.to(values.device), time.to(values.device)
 
 
-def _pad(network: VoxtralNetwork, sequences: Sequence[tuple[list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
+def _pad(network: VoxtralNetwork, sequences: Sequence[tuple[Layout, np.ndarray]]) -> dict[str, torch.Tensor]:
     """The one place where labels are shifted: position p decides what stands at p + 1. Padded on the right."""
     config = network.config
     length = max(len(prompt) + len(frames) for prompt, frames in sequences)
@@ -171,10 +216,11 @@ def _pad(network: VoxtralNetwork, sequences: Sequence[tuple[list[int], np.ndarra
     targets = torch.zeros(*shape, config.n_acoustic_codebook, dtype=torch.int64)
     for row, (prompt, frames) in enumerate(sequences):
         start, end, frame = len(prompt), len(prompt) + len(frames), torch.from_numpy(frames.astype(np.int64))
-        tokens[row, :start] = torch.tensor(prompt)
+        tokens[row, :start] = torch.tensor(prompt.tokens)
         codes[row, start:end] = frame
         labels[row, start - 1 : end - 1] = frame[:, 0] + 1
         labels[row, end - 1] = 0
         targets[row, start - 1 : end - 1] = frame[:, 1:]
     seeds = torch.tensor([zlib.crc32(frames.astype("<i4").tobytes()) for _, frames in sequences])
-    return {"tokens": tokens, "codes": codes, "labels": labels, "targets": targets, "seeds": seeds}
+    reference = torch.cat([prompt.reference for prompt, _ in sequences])
+    return {"tokens": tokens, "codes": codes, "labels": labels, "targets": targets, "seeds": seeds, "reference": reference}

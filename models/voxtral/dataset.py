@@ -11,17 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from models.parts.array_set import AGAIN, read_array, read_rows
 from models.parts.errors import UserError
 from models.parts.family import Example
 from models.voxtral.config import EMPTY, END, SPECIALS
 
 ROWS, CODES = "utterances.jsonl", "codes.npy"
 FIELDS = {"id": str, "text": str, "speaker": str, "start": int, "frames": int}
-AGAIN = "run the tokenise stage again"
 
 
 def write(examples: Sequence[Example], folder: Path) -> None:
@@ -47,14 +46,9 @@ def write(examples: Sequence[Example], folder: Path) -> None:
 def read(folder: Path) -> list[Example]:
     """What `write` wrote, in order. UserError names the file and the row that is missing, cut or of another shape."""
     path = folder / ROWS
-    if not path.is_file():
-        raise UserError(f"{path}: not there; run the tokenise stage")
-    lines = path.read_bytes().split(b"\n")
-    if lines.pop():
-        raise UserError(f"{path}: row {len(lines) + 1} is cut; {AGAIN}")
-    rows = [_row(line, f"{path}: row {number}") for number, line in enumerate(lines, 1)]
+    rows = read_rows(path, FIELDS, "frames")
     # A set without utterances has no array; an array without rows has lost them.
-    codes = _codes(folder / CODES) if rows or (folder / CODES).exists() else np.zeros((1, 0), np.int32)
+    codes = read_array(folder / CODES, np.int32, "codebooks × frames", fewest=1) if rows or (folder / CODES).exists() else np.zeros((1, 0), np.int32)
     examples, start = [], 0
     for number, row in enumerate(rows, 1):
         end = start + row["frames"]
@@ -71,25 +65,3 @@ def read(folder: Path) -> list[Example]:
     if start != codes.shape[1]:
         raise UserError(f"{folder / CODES}: {codes.shape[1]} frames, but the rows of {ROWS} end at {start}; {AGAIN}")
     return examples
-
-
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise UserError(f"{where} is not JSON; {AGAIN}") from None
-    if not isinstance(row, dict) or {key: type(value) for key, value in row.items()} != FIELDS or row["frames"] < 0:
-        raise UserError(f"{where} does not hold {', '.join(FIELDS)}; {AGAIN}")
-    return row
-
-
-def _codes(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"{path}: not there; {AGAIN}")
-    try:
-        codes: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        raise UserError(f"{path}: not a whole NumPy array; {AGAIN}") from None
-    if codes.dtype != np.int32 or codes.ndim != 2 or not len(codes):
-        raise UserError(f"{path}: {codes.dtype} {codes.shape}, not int32 codebooks × frames; {AGAIN}")
-    return codes

@@ -9,6 +9,7 @@ Structure and names: vllm-omni model_executor/models/voxtral_tts/voxtral_tts_aud
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,12 +19,14 @@ from torch.nn import functional as F
 from transformers import MistralConfig, MistralModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from models.parts.errors import UserError
 from models.parts.text import load_tokenizer
+from models.parts.value_score import TIME, score_noise, value_score
 from models.parts.weights import draw_weights, load_network, save_base
 from models.small.scalars import to_codes
 from models.voxtral.config import END, SPECIALS, FlowHeadConfig, VoxtralConfig, padded
-from models.voxtral.prompt import Prompt
-from models.voxtral.released import file_of, from_released, to_released
+from models.voxtral.names import file_of, from_released, to_released
+from models.voxtral.prompt import Layout, Prompt
 from models.voxtral.tekken import load_tekken
 
 
@@ -103,6 +106,13 @@ class FlowHead(nn.Module):
         out: torch.Tensor = self.acoustic_codebook_output(self.norm(h[:, 0])).float()
         return out
 
+    def score(self, values: torch.Tensor, hidden: torch.Tensor, steps: Iterable[int]) -> torch.Tensor:
+        """How well the velocity fits values (N, A), from the hidden states (N, dim) that they were drawn from: float32 (N,).
+        `steps`: the number of each one's frame in its take."""
+        noise = score_noise(steps, values.shape[1:]).to(values.device)
+        time = values.new_full((len(values),), TIME)
+        return value_score(self.velocity(noise + TIME * (values - noise), time, hidden), values - noise)
+
     def values(self, hidden: torch.Tensor, noise: torch.Tensor, guidance: float, steps: int) -> torch.Tensor:
         """Hidden states (N, dim) and noise (N, A) to values (N, A): Euler's method from 0 to 1 in `steps` even steps.
 
@@ -118,13 +128,17 @@ class FlowHead(nn.Module):
 
 
 class VoxtralNetwork(nn.Module):
-    """`trunk` reads embeddings, `audio_embeddings` makes them of frames, `acoustic_transformer` writes the next frame."""
+    """`trunk` reads embeddings, `audio_embeddings` makes them of frames, `acoustic_transformer` writes the next frame.
+
+    `voices`: of released weights, the rows (N, dim) of each voice by name; a tiny base has none.
+    """
 
     first_rows: torch.Tensor
 
     def __init__(self, config: VoxtralConfig, tokenizer: Tokenizer | None = None):
         super().__init__()
         self.config = config
+        self.voices: dict[str, torch.Tensor] = {}
         self._prompt = Prompt(tokenizer) if tokenizer is not None else None
         self.trunk = MistralModel(MistralConfig(
             vocab_size=config.vocab_size, hidden_size=config.dim, num_hidden_layers=config.n_layers,
@@ -139,21 +153,37 @@ class VoxtralNetwork(nn.Module):
         self.register_buffer("first_rows", first, persistent=False)  # of each codebook
 
     @property
-    def prompt(self) -> Prompt:
-        """`network.prompt(text)` is the token ids before the speech."""
+    def tokenizer(self) -> Tokenizer:
+        return self._prompter.tokenizer
+
+    @property
+    def _prompter(self) -> Prompt:
         if self._prompt is None:
             raise ValueError("this network was made without a tokenizer")
         return self._prompt
+
+    def prompt(self, text: str, speaker: str) -> Layout:
+        """What comes before the speech. UserError for a speaker that is none of a release's voices."""
+        if not self.voices:
+            return self._prompter(text, torch.zeros(0, self.config.dim))
+        if speaker not in self.voices:
+            raise UserError(f"voxtral: {speaker!r} is none of the release's voices, which are {', '.join(self.voices)}; set corpus.speaker to the one that says the corpus")
+        return self._prompter(text, self.voices[speaker])
 
     def frames(self, codes: torch.Tensor) -> torch.Tensor:
         """Embeddings (N, dim) of frames (N, K) of codes: the sum of their rows, one of each codebook."""
         return F.embedding_bag(codes + SPECIALS + self.first_rows, self.audio_embeddings.weight, mode="sum")
 
-    def embed(self, tokens: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """tokens (B, L) of the text and codes (B, L, K), -1 where there is no frame, to embeddings (B, L, dim)."""
-        text: torch.Tensor = self.trunk.embed_tokens(tokens)
+    def embed(self, tokens: torch.Tensor, reference: torch.Tensor, codes: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens (B, L) to embeddings (B, L, dim). `reference` (R, dim): the rows of the voices, which are put in the place of
+        the [AUDIO] tokens one after the other. `codes` (B, L, K): of those that are frames; -1 elsewhere."""
+        embeds: torch.Tensor = self.trunk.embed_tokens(tokens)
+        if self.voices:
+            embeds = embeds.index_put((torch.eq(tokens, self._prompter.audio),), reference.to(embeds.dtype))
+        if codes is None:
+            return embeds
         is_frame = codes[..., 0] >= 0
-        return text.index_put((is_frame,), self.frames(codes[is_frame]).to(text.dtype))
+        return embeds.index_put((is_frame,), self.frames(codes[is_frame]).to(embeds.dtype))
 
     def semantic_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (N, dim) to logits (N, 1 + semantic codes): the end, then each code.
@@ -185,18 +215,27 @@ class VoxtralNetwork(nn.Module):
     ) -> VoxtralNetwork:
         """Read a weights folder strictly, in eval mode. UserError names the file or tensor that is wrong.
 
-        Released: params.json, consolidated.safetensors, tekken.json. Tiny: config.json, model.safetensors with the
-        same content in half precision, tokenizer.json.
+        Released: params.json, consolidated.safetensors, tekken.json, voice_embedding/. Tiny: config.json, model.safetensors
+        with the same content in half precision, tokenizer.json.
         """
         config, tekken = VoxtralConfig.load(folder), folder / "tekken.json"
-        tokenizer = load_tekken(tekken) if tekken.is_file() else load_tokenizer(folder / "tokenizer.json")
-        return load_network(
+        released = tekken.is_file()
+        tokenizer = load_tekken(tekken) if released else load_tokenizer(folder / "tokenizer.json")
+        network = load_network(
             lambda: cls(config, tokenizer), file_of(folder), dtype, device, lambda path: from_released(path, config.head_dim)
         )
+        if released:
+            from models.voxtral.released.voices import count_voices, read_voices
+
+            if torch.device(device).type == "meta":
+                network.voices = {name: torch.zeros(count, config.dim) for name, count in count_voices(folder).items()}
+            else:
+                network.voices = read_voices(folder)
+        return network
 
     def save(self, folder: Path) -> None:
         """Write a tiny folder."""
-        save_base(folder, self.released_state(), self.config.as_params(), self.prompt.tokenizer)
+        save_base(folder, self.released_state(), self.config.as_params(), self.tokenizer)
 
     def released_state(self) -> dict[str, torch.Tensor]:
         """The weights by their released names and in their released layout."""

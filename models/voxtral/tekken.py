@@ -2,7 +2,8 @@
 
 The file lists byte sequences by rank: the pair of neighbours whose union has the lowest rank is merged first, and ids
 are ranks after the special tokens (mistral-common tokens/tokenizers/tekken.py). `tokenizers` wants the merges written
-out: every way to make a sequence of two others, by the rank of what comes out.
+out: every way to make a sequence of two others, by the rank of what comes out. Special tokens have ids and are never read
+out of a text: "[INST]" is spelt, as upstream spells it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from models.parts.errors import UserError
@@ -45,5 +46,4 @@ def load_tekken(path: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     return tokenizer

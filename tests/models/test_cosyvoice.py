@@ -81,7 +81,7 @@ def test_training_scores_the_decisions_that_generation_makes(toy):
 def test_a_label_shifted_twice_is_caught(toy, monkeypatch):
     family, folder = toy
     network = family.network(folder)
-    assert_second_shift_is_caught(family, network, monkeypatch, family, "batch", "labels", TEXTS[1], NOBODY)
+    assert_second_shift_is_caught(family, network, monkeypatch, models.parts.speech_lm, "_padded", "labels", TEXTS[1], NOBODY)
 
 
 def test_a_seed_alone_decides_a_take_whatever_its_batch(toy):

@@ -47,7 +47,7 @@ family, folder = toy_fixtures(FishS2, toy.folder)
 def test_training_scores_the_decisions_that_generation_makes(family, folder, sampling):
     """Slow decisions, fast ones and the stop, one by one; generated in a batch of unequal prompts and lengths."""
     network = family.network(folder)
-    takes = family.generate(network, TEXTS, NOBODY, sampling, [1, 12, 3], LIMITS)
+    takes = family.generate(network, TEXTS, NOBODY, sampling, [1, 12, 5], LIMITS)
     if sampling is FREE:
         assert {take.finish for take in takes} == {"stop", "length"}  # both ends are covered
     for text, take in zip(TEXTS, takes, strict=True):
@@ -70,7 +70,7 @@ def test_the_loss_is_the_mean_of_those_decisions(family, folder):
 
 @pytest.mark.parametrize("key", ["labels", "label_codes"])
 def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
-    assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.fish_s2, "_pad", key, TEXTS[1], NOBODY)
+    assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.fish_s2, "_pad", key, TEXTS[2], NOBODY)
 
 
 def test_a_base_learns_true_frames_from_a_past_whose_residual_codes_tell_nothing(family, folder):
@@ -89,7 +89,7 @@ def test_a_take_that_stops_at_once_is_scored_too(family, folder):
     network = family.network(folder)
     with torch.no_grad():  # a head that wants nothing but the stop
         network.embeddings.weight[network.prompt.im_end] = 100 * network.slow(
-            torch.tensor([network.prompt(TEXTS[0])]), torch.zeros(1, len(network.prompt(TEXTS[0])), 4, dtype=torch.long)
+            torch.tensor([network.prompt(TEXTS[0]).tokens]), torch.zeros(1, len(network.prompt(TEXTS[0])), 4, dtype=torch.long)
         )[0, -1]
     (take,) = family.generate(network, TEXTS[:1], NOBODY, Sampling(), [1], [9])
     assert take.codes.shape == (0, toy.CODEBOOKS) and take.finish == "stop"
@@ -101,7 +101,7 @@ def test_a_take_that_stops_at_once_is_scored_too(family, folder):
 
 def test_a_seed_alone_decides_a_take_whatever_its_batch(family, folder):
     network = family.network(folder)
-    pairs = assert_takes_are_the_same_alone(family, network, TEXTS, NOBODY, FREE, [1, 12, 3], LIMITS)
+    pairs = assert_takes_are_the_same_alone(family, network, TEXTS, NOBODY, FREE, [1, 12, 5], LIMITS)
     (other,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [2], [40])
     assert not np.array_equal(other.codes, pairs[0][0].codes)
 
@@ -127,7 +127,7 @@ def test_a_fresh_adapter_leaves_the_base_as_it_is(family, folder, settings):
     assert any(p.requires_grad for p in wrapped.parameters())
 
 
-@pytest.mark.parametrize("settings", [LORA, SFT, replace(LORA, targets=("fast_attention", "fast_mlp", "fast_output"))])
+@pytest.mark.parametrize("settings", [LORA, SFT, replace(LORA, targets=("fast_attention", "fast_mlp", "fast_output", "fast_embeddings"))])
 def test_merged_weights_equal_base_and_adapter(family, folder, settings):
     adapted = trained_a_little(family, family.network(folder), settings, toy.examples(), 0.02)
     state = family.adapter_state(adapted, settings)
@@ -363,7 +363,7 @@ def test_defect_4_training_and_generation_share_the_inference_template(family, f
     row = toy.examples()[0]
     tokens = family.batch(network, [row])["tokens"][0]
     before = tokens[: len(tokens) - len(row.codes)].tolist()
-    assert before == network.prompt(row.text)
+    assert before == network.prompt(row.text).tokens
     text = network.prompt.tokenizer.decode(before, skip_special_tokens=False).replace(" ", "")
     instruction = "<|im_start|>system convert the provided text to speech<|im_end|>"
     turns = f"{instruction}<|im_start|>user {row.text.lower()}<|im_end|><|im_start|>assistant <|voice|>"

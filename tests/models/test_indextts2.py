@@ -15,6 +15,7 @@ from models.indextts2.dataset import Heard, pairs
 from models.parts.errors import UserError
 from models.parts.family import Example, Generation, Sampling
 from stages.train import __main__ as train
+from stages.train.processes import Alone
 from tests import toy_indextts2 as toy
 from tests.family_checks import (
     assert_changed_weights_are_refused,
@@ -213,7 +214,7 @@ def test_defect_exactly_one_stop_is_learnt_of_text_and_speech(family, folder, ro
 
 def test_defect_the_validation_loss_does_not_change_with_the_batch_size(family, folder, rows):
     network = family.network(folder)
-    found = [train.validate(family, network, rows, frames, torch.device("cpu"))["parts"]["speech"] for frames in (1, 24, 900)]
+    found = [train.validate(family, network, rows, frames, Alone())["parts"]["speech"] for frames in (1, 24, 900)]
     assert found == pytest.approx([found[0]] * 3, abs=1e-5)
 
 

@@ -20,9 +20,10 @@ from models.parts.errors import UserError
 from models.parts.family import Contract, Example, Sampling
 from stages import tokenise
 from stages.common.checkpoints import load_adapter
-from stages.common.files import write_jsonl
+from stages.common.files import write_json, write_jsonl
 from stages.common.shards import Clip, write_shards
 from stages.common.tokens import read_voice
+from stages.common.weights import record
 from stages.gate.reader import Reader, Script
 from stages.train import __main__ as train
 from stages.train import selfcheck
@@ -302,6 +303,7 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     clips = [Clip(f"clip-{index}", 24000, noise(0.5 + 0.05 * index, index)) for index in range(8)]
     write_shards(tmp_path / "data/indextts2/resampled", clips)
+    write_json(tmp_path / "data/indextts2/weights.json", record(tmp_path / "weights", {}, {}))
     (tmp_path / "data/corpus").mkdir()
     splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
     write_jsonl(tmp_path / "data/corpus/manifest.jsonl", [
@@ -321,8 +323,8 @@ def test_from_clips_to_a_tuned_voice(family, place):
     history = [json.loads(line) for line in (checkpoints / "history.jsonl").read_text().splitlines()]
     assert history[2]["train"]["total"] < history[1]["train"]["total"]
     tuned = family.merged(place / "weights", load_adapter(checkpoints / "epoch-02"), SFT, 1.0)
-    reader = Reader(family, tuned, family.codec(place / "weights"), read_voice(tokens), Sampling(), 15.0, 20)
-    (take,) = reader.read([Script("p", "Press one.", 3)])
+    reader = Reader(family, family.codec(place / "weights"), read_voice(tokens), Sampling(), 15.0)
+    (take,) = reader.read(tuned, [Script("p", "Press one.", 3)], 20)
     assert take.error is None and len(take.audio) == take.frames * 441
 
 

@@ -17,7 +17,7 @@ from models.parts.checkpointing import checkpoint_gradients
 from models.parts.family import AdaptSettings, Example, Family, Loss, Voice
 from models.parts.weights import load_network
 from stages.train import selfcheck
-from tests import toy_chatterbox, toy_cosyvoice, toy_fish_s2, toy_indextts2, toy_qwen3_tts, toy_voxtral
+from tests import toy_chatterbox, toy_cosyvoice, toy_fish_s2, toy_indextts2, toy_qwen3_tts, toy_voxcpm, toy_voxtral
 from tests.family_checks import loss, trained_a_little
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,6 +27,7 @@ TOYS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "qwen3_tts": (toy_qwen3_tts.folder, PROJECTIONS),
     "chatterbox": (toy_chatterbox.folder, PROJECTIONS),
     "indextts2": (toy_indextts2.folder, ("c_attn", "c_proj", "c_fc")),
+    "voxcpm": (toy_voxcpm.folder, PROJECTIONS[:4]),
     "voxtral": (toy_voxtral.folder, (*PROJECTIONS, "wq", "wk", "wv", "wo", "w1", "w2", "w3")),
 }
 TEXT = "Press one to go home."
@@ -42,7 +43,7 @@ def toy(request, tmp_path_factory) -> tuple[Family, Path, AdaptSettings]:
 def rows(family: Family, network: nn.Module) -> list[Example]:
     random = np.random.default_rng(3)
     blank = [family.blank(network, TEXT[: 10 + 5 * index], 3 + 4 * index) for index in range(3)]
-    return [replace(one, codes=random.integers(0, 16, one.codes.shape, np.int32)) for one in blank]
+    return [replace(one, codes=random.integers(0, 16, one.codes.shape).astype(one.codes.dtype)) for one in blank]
 
 
 def step(family: Family, network: nn.Module) -> tuple[Loss, dict[str, torch.Tensor]]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models.fish_s2 import dataset
 from models.parts.errors import UserError
 from models.parts.family import Example
+from tests.golden_fixtures import GOLDEN
 
 UNICODE = st.text(st.characters(codec="utf-8"), max_size=30)
 
@@ -56,6 +57,28 @@ def test_the_same_examples_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         dataset.write([example(), example(7)], tmp_path / name)
     assert (tmp_path / "one/00000000.protos").read_bytes() == (tmp_path / "two/00000000.protos").read_bytes()
+
+
+def upstreams(number: int, frames: int) -> np.ndarray:
+    """Codes of the fixtures' utterances, (T, 10)."""
+    source = np.random.default_rng(21)
+    for n in (1, 7, 23, 4, 400)[: number + 1]:
+        codes = np.concatenate([source.integers(0, 4096, (1, n)), source.integers(0, 1024, (9, n))])
+    assert codes.shape[1] == frames
+    return codes.T
+
+
+def test_a_record_of_all_that_a_speaker_says_is_read_sentence_by_sentence(tmp_path):
+    """As upstream's build_dataset.py writes it; and ours are upstream's bytes."""
+    golden = {name: (GOLDEN / f"fish_s2/{name}.protos").read_bytes() for name in ("one_speaker_a_record", "one_utterance_a_record")}
+    (tmp_path / "00000000.protos").write_bytes(golden["one_speaker_a_record"])
+    together = dataset.read(tmp_path)
+    assert [example.id for example in together] == [f"folder/{number}" for number in range(5)]
+    for number, example in enumerate(together):
+        assert example.speaker == "anna"
+        np.testing.assert_array_equal(example.codes, upstreams(number, len(example.codes)))
+    dataset.write([replace(example, id=f"utt{number}") for number, example in enumerate(together)], tmp_path)
+    assert (tmp_path / "00000000.protos").read_bytes() == golden["one_utterance_a_record"]
 
 
 def test_shards_hold_at_most_ten_megabytes_and_keep_the_order(tmp_path):
@@ -118,8 +141,9 @@ def record(texts: list[str], *rows: list[int]) -> bytes:
         (record(["a"], [1, 2], [1]), r"utt-7\): 2 codebooks of \[2, 1\]"),
         (record(["a"]), r"utt-7\): 0 codebooks"),
         (record(["a"], [2**31]), r"utt-7\): code 2147483648 is out of range"),
-        (record(["a", "b"], [1]), "exactly one sentence with one text"),
-        (record([], [1]), "exactly one sentence with one text"),
+        (record(["a", "b"], [1]), r"utt-7\): 2 texts, not one"),
+        (record([], [1]), r"utt-7\): 0 texts, not one"),
+        (struct.pack("<I", 0), "holds no sentence"),
         (struct.pack("<I", 3) + b"\xff\xff\xff", "not a text_data record"),
     ],
 )

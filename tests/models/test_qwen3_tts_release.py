@@ -26,6 +26,7 @@ from models.qwen3_tts.released.codec import SpeechTokenizer
 from models.qwen3_tts.tokenizer import load
 from models.released import formula
 from tests.golden_fixtures import GOLDEN
+from tests.spoil import tensors
 
 KEYS = GOLDEN / "qwen3_tts" / "keys"
 RELEASES = [f"Qwen3-TTS-12Hz-{name}" for name in ("1.7B-Base", "0.6B-Base", "1.7B-CustomVoice", "0.6B-CustomVoice", "1.7B-VoiceDesign")]
@@ -99,15 +100,6 @@ def edited(name: str, *changes: tuple[str, object]) -> Callable[[Path], object]:
         (folder / name).write_text(json.dumps(config))
 
     return change
-
-
-def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
-    def apply(folder: Path) -> None:
-        state = load_file(folder / name)
-        change(state)
-        save_file(state, folder / name)
-
-    return apply
 
 
 def text(name: str, content: str) -> Callable[[Path], object]:

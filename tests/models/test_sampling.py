@@ -8,10 +8,16 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from models.parts.family import Sampling
-from models.parts.sampling import draw, draw_unrepeated, generators, uniforms
+from models.parts.sampling import draw, draw_unrepeated, generators, penalised, uniforms
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
@@ -65,6 +71,19 @@ def test_qwens_released_setting_is_the_distribution_that_transformers_draws_from
     torch.testing.assert_close(shares(sampling, logits, 20_000), wanted[0].softmax(-1), atol=1e-4, rtol=0)
 
 
+def test_chatterboxs_released_setting_is_the_distribution_that_transformers_draws_from():
+    """Upstream's sampler, in this order: penalty on what was said, temperature, min-p. Guidance came before, top-p is 1."""
+    released = yaml.safe_load(Path("params.yaml").read_text())["chatterbox"]["full"]["sampling"]
+    sampling = Sampling(**released)
+    logits = 3 * torch.randn(200, generator=torch.Generator().manual_seed(3))
+    said = torch.tensor([[int(logits.argmax()), int(logits.argmin()), int(logits.argmax()), 7]])
+    wanted = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(said, logits[None].clone())
+    for step in (TemperatureLogitsWarper(sampling.temperature), MinPLogitsWarper(sampling.min_p)):
+        wanted = step(said, wanted)
+    penalised_logits = penalised(logits[None], said, sampling.repetition_penalty)[0]
+    torch.testing.assert_close(shares(sampling, penalised_logits, 20_000), wanted[0].softmax(-1), atol=1e-4, rtol=0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(-30, 30), min_size=1, max_size=20), st.floats(0, 1, exclude_max=True, width=32),
@@ -95,3 +114,6 @@ def test_a_repeated_token_is_drawn_again_and_the_others_stay():
     logits, uniform = LOGITS.expand(3, -1), torch.tensor([[0.1, 0.97]] * 3)
     recent = torch.tensor([[-1, -1], [0, 2], [3, 2]])
     assert draw_unrepeated(logits, uniform, sharp, recent, free).tolist() == [0, 3, 0]
+    uniform = torch.tensor([[0.1, 0.0]] * 3)  # the likeliest again, or what is likeliest but for it
+    assert draw_unrepeated(logits, uniform, sharp, recent, free).tolist() == [0, 0, 0]
+    assert draw_unrepeated(logits, uniform, sharp, recent, free, leave_out=True).tolist() == [0, 1, 0]

@@ -17,6 +17,10 @@ from models.voxtral import Voxtral, decisions
 from models.voxtral.config import RELEASED
 from models.voxtral.network import VoxtralNetwork
 from stages import resample, tokenise
+from stages.common import licences
+from stages.common.codes import write_codes
+from stages.common.files import write_jsonl
+from stages.common.shards import Clip, write_shards
 from stages.train import selfcheck
 from tests import toy_voxtral as toy
 from tests.family_checks import (
@@ -46,13 +50,14 @@ family, folder = toy_fixtures(Voxtral, toy.folder)
 
 @pytest.mark.parametrize("sampling", [FREE, Sampling(), GREEDY])
 def test_training_scores_the_decisions_that_generation_makes(family, folder, sampling):
-    """Semantic codes and the end, one by one; generated in a batch of unequal prompts and lengths."""
+    """Semantic codes and the end one by one, and how well the flow head's velocity fits each frame's values; generated in a batch
+    of unequal prompts and lengths."""
     network = family.network(folder)
     takes = family.generate(network, TEXTS, NOBODY, sampling, SEEDS, LIMITS)
     if sampling is FREE:
         assert {take.finish for take in takes} == {"stop", "length"}  # both ends are covered
     for text, take in zip(TEXTS, takes, strict=True):
-        assert len(take.logprobs) == len(take.codes) + (take.finish == "stop")
+        assert len(take.logprobs) == 2 * len(take.codes) + (take.finish == "stop")
         np.testing.assert_allclose(family.decision_logprobs(network, text, NOBODY, take), take.logprobs, atol=1e-4)
 
 
@@ -70,8 +75,9 @@ def test_the_flow_head_has_the_same_conditions_in_training_and_generation(family
     (take,) = family.generate(network, TEXTS[:1], NOBODY, FREE, [0], [40])
     steps = FREE.euler_steps
     made = conditions(network, lambda: family.generate(network, TEXTS[:1], NOBODY, FREE, [0], [40]))
-    by_frame = made.view(-1, steps, 2, toy.CONFIG.dim)  # of each step: with the condition, and without
-    assert (by_frame[:, :, 1] == 0).all()
+    drawn, scored = made.view(-1, 2 * steps + 1, toy.CONFIG.dim).split([2 * steps, 1], 1)
+    by_frame = drawn.unflatten(1, (steps, 2))  # of each step: with the condition, and without
+    assert (by_frame[:, :, 1] == 0).all() and torch.equal(scored[:, 0], by_frame[:, 0, 0])
     row = replace(toy.examples(1)[0], text=TEXTS[0], codes=take.codes)
     trained = conditions(network, lambda: family.loss(network, family.batch(network, [row])))
     assert len(trained) == len(take.codes) > 3
@@ -107,8 +113,9 @@ def test_the_loss_is_the_mean_of_those_decisions_and_of_the_velocitys_error(fami
     row = replace(toy.examples(1)[0], text=TEXTS[0], codes=take.codes)
     batch = family.batch(network, [row])
     result = family.loss(network, batch)
-    assert result.parts["semantic"] == pytest.approx(-take.logprobs.mean(), abs=1e-5)
-    assert result.labels == len(take.logprobs)
+    semantic = take.logprobs[::2]  # after each stands the score of the frame's values
+    assert result.parts["semantic"] == pytest.approx(-semantic.mean(), abs=1e-5)
+    assert result.labels == len(semantic)
     assert result.total.item() == pytest.approx(result.parts["semantic"] + result.parts["acoustic"], abs=1e-5)
     with torch.no_grad():
         _, _, hidden, data = decisions(network, batch)
@@ -124,9 +131,24 @@ def test_a_label_shifted_twice_is_caught(family, folder, monkeypatch, key):
     assert_second_shift_is_caught(family, family.network(folder), monkeypatch, models.voxtral, "_pad", key, TEXTS[1], NOBODY)
 
 
+@pytest.mark.parametrize("late", [2, 3])
+def test_a_state_or_a_frame_that_is_late_for_the_flow_head_is_caught(family, folder, monkeypatch, late):
+    """The semantic code has a log-probability, and would be scored as ever."""
+    network, honest = family.network(folder), models.voxtral.decisions
+
+    def late_by_one(*arguments):
+        found = list(honest(*arguments))
+        found[late] = torch.roll(found[late], 1, 0)
+        return tuple(found)
+
+    monkeypatch.setattr(models.voxtral, "decisions", late_by_one)
+    with pytest.raises(UserError, match="disagree by .* on the same acoustic values, in step [0-9]+; .*misaligned"):
+        selfcheck.alignment(family, network, TEXTS[1], NOBODY, 5)
+
+
 def test_a_take_that_stops_at_once_is_scored_too(family, folder):
     network = family.network(folder)
-    prompt = torch.tensor([network.prompt(TEXTS[0])])
+    prompt = torch.tensor([network.prompt(TEXTS[0], "nobody").tokens])
     with torch.no_grad():  # a head that wants nothing but the end
         hidden = network.trunk(inputs_embeds=network.trunk.embed_tokens(prompt)).last_hidden_state[0, -1]
         network.acoustic_transformer.semantic_codebook_output.weight[1] = 100 * hidden
@@ -138,7 +160,7 @@ def test_a_take_that_stops_at_once_is_scored_too(family, folder):
 def test_what_is_learnt_by_heart_is_said(family):
     """One utterance, trained to the end, comes out of greedy generation: every code, and the values from noise."""
     torch.manual_seed(3)
-    network = VoxtralNetwork.new(replace(toy.CONFIG, n_acoustic_codebook=4), toy.network().prompt.tokenizer, 3).train()
+    network = VoxtralNetwork.new(replace(toy.CONFIG, n_acoustic_codebook=4), toy.network().tokenizer, 3).train()
     row = toy.examples(1)[0]
     row = replace(row, codes=row.codes[:, :5])
     batch = family.batch(network, [row] * 16)  # each with noise of its own
@@ -297,8 +319,9 @@ def test_embedding_rows_must_cover_the_tokenizer(family):
 
 def test_defect_the_encoder_was_never_released(family, tmp_path):
     """Upstream's server crashed on the first reference; here the stage stops and says why."""
-    with pytest.raises(UserError, match="encoder .* is not in it and was never released.*use profile tiny"):
-        family.codec(toy.released_folder(tmp_path))
+    codec = family.codec(toy.release(tmp_path))
+    with pytest.raises(UserError, match="encoder .* is not in it and was never released.*`takes` in params.yaml"):
+        codec.encode([np.zeros(24000, np.float32)])
 
 
 def test_defect_an_encoder_that_is_there_is_not_denied(family, tmp_path):
@@ -313,17 +336,26 @@ def test_defect_fused_lora_names_are_refused(family, folder):
         family.adapt(family.network(folder), replace(LORA, targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")))
 
 
-@pytest.mark.parametrize("stage", [resample, tokenise])
-def test_the_first_stage_that_needs_the_encoder_stops_with_that_reason(tmp_path, monkeypatch, stage):
+def test_the_first_stage_says_that_the_encoder_was_never_released(tmp_path):
+    card, weights = licences.card("voxtral"), toy.release(tmp_path / "release")
+    with pytest.raises(UserError, match="encoder was never released, so recordings can't be .*`takes` in params.yaml"):
+        resample.check_encoder(card, weights, tmp_path)
+    write_codes(tmp_path, CONTRACT, {})
+    resample.check_encoder(card, weights, tmp_path)
+    resample.check_encoder(card, ROOT / "models/voxtral/tiny", tmp_path / "recordings")
+
+
+def test_tokenise_stops_with_that_reason_too(tmp_path, monkeypatch):
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"models": ["voxtral"], "profile": "full"}
     monkeypatch.chdir(tmp_path)
     weights = Path(params["voxtral"]["full"]["weights"])
-    weights.mkdir(parents=True)
-    toy.released_folder(weights)
+    toy.release(weights)
+    write_jsonl(Path("data/corpus/manifest.jsonl"), [{"id": "a", "text": "Hello.", "speaker": "ann", "seconds": 1.0, "split": "train", "sha256": ""}])
+    write_shards(Path("data/voxtral/resampled"), [Clip("a", 24000, np.zeros(24000, np.float32))])
     Path("params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(UserError, match="encoder .* never released"):
-        stage.main(["--model", "voxtral"])
-    assert not Path("data/voxtral").exists()
+        tokenise.main(["--model", "voxtral"])
+    assert not Path("data/voxtral/tokens").exists()
 
 
 @pytest.mark.parametrize("steps", [7, 8])

@@ -51,7 +51,7 @@ def test_a_released_folder_loads_by_its_own_names(family, tmp_path):
     original = toy.network(vocab_size=300).state_dict()
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, original[name].bfloat16().float(), rtol=0, atol=0)
-    assert network.prompt("ein") == [1, 3, 5, 10 + ord("e"), 10 + 256, 4, 3]
+    assert network.prompt("ein", "toy").tokens == [1, 3, 2, 2, 5, 10 + ord("e"), 10 + 256, 4, 3]
     family.batch(network, toy.examples())
 
 
@@ -122,7 +122,7 @@ def test_the_trunk_computes_mistrals_own_formulas_from_released_weights(family, 
         gate, up, down = (weights[f"{layer}.feed_forward.w{number}.weight"].T for number in (1, 3, 2))
         x = x + ((inner @ gate) / (1 + np.exp(-inner @ gate)) * (inner @ up)) @ down
     with torch.no_grad():
-        hidden = network.trunk(inputs_embeds=network.embed(batch["tokens"], batch["codes"])).last_hidden_state[0]
+        hidden = network.trunk(inputs_embeds=network.embed(batch["tokens"], batch["reference"], batch["codes"])).last_hidden_state[0]
     np.testing.assert_allclose(hidden.numpy(), norm(x, "norm"), atol=1e-4)
 
 

@@ -18,7 +18,7 @@ from models.small.residual_codec import ResidualQuantiser
 from models.small.semantic import SIZE, SemanticQuantiser, at_token_rate, surroundings
 from models.small.vocoder import Vocoder
 from models.small.voiceprint import mean_pitch, voiceprint
-from stages.gate.listener import resampled
+from stages.gate.audio import resampled
 
 
 def buzz(pitch: float, seconds: float = 1.0, rate: int = 24000) -> np.ndarray:

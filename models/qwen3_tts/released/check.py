@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from models.parts.errors import UserError
 from models.parts.weights import check_header, read_config
 from models.qwen3_tts.config import check
 from models.qwen3_tts.network import Qwen3TTSNetwork
-from models.qwen3_tts.released.codec import FOLDER, KIND, SpeechTokenizer
+from models.qwen3_tts.released.codec import KIND, SpeechTokenizer
+from models.qwen3_tts.released.files import FOLDER, check_files
 from models.qwen3_tts.tokenizer import load
+from models.released.shapes import shapes_of
 
-# Without them upstream does not load an export, or reads special tokens as letters and says nothing.
-SMALL_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", f"{FOLDER}/preprocessor_config.json")
 SETTINGS = (
     "do_sample", "repetition_penalty", "temperature", "top_p", "top_k", "subtalker_dosample", "subtalker_temperature",
     "subtalker_top_p", "subtalker_top_k", "max_new_tokens",
@@ -38,9 +37,7 @@ def check_release(weights: Path) -> None:
     check(config, str(where))
     if "enc_dim" not in config["speaker_encoder_config"]:
         raise UserError(f"{where}: speaker_encoder_config has no enc_dim; use the file that came with the weights")
-    for name in SMALL_FILES:
-        if not (weights / name).is_file():
-            raise UserError(f"{weights / name}: not there; copy or download the whole release")
+    check_files(weights)
     settings = read_config(weights / "generation_config.json")
     if lacking := [name for name in SETTINGS if name not in settings]:
         raise UserError(f"{weights}/generation_config.json: no {', '.join(lacking)}; use the file that came with the weights")
@@ -48,8 +45,8 @@ def check_release(weights: Path) -> None:
     codec = weights / FOLDER / "config.json"
     with torch.device("meta"):
         network, tokenizer = Qwen3TTSNetwork(config), SpeechTokenizer(read_config(codec), codec)
-    check_header(weights / "model.safetensors", shapes(network), ("BF16", "F16", "F32"))
-    check_header(weights / FOLDER / "model.safetensors", shapes(tokenizer), ("F32",))  # half precision gives other codes
+    check_header(weights / "model.safetensors", shapes_of(network), ("BF16", "F16", "F32"))
+    check_header(weights / FOLDER / "model.safetensors", shapes_of(tokenizer), ("F32",))  # half precision gives other codes
 
 
 def check_tokens(config: dict[str, Any], weights: Path) -> None:
@@ -64,8 +61,3 @@ def check_tokens(config: dict[str, Any], weights: Path) -> None:
                 f"{weights}/tokenizer_config.json: {token} is token {tokenizer.token_to_id(token)}, but config.json: {field} is "
                 f"{config.get(field)}; the two files do not belong together"
             )
-
-
-def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a module's file holds."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

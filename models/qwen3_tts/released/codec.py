@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +14,19 @@ from torch import nn
 from models.parts.each import each
 from models.parts.errors import UserError
 from models.parts.family import Codec, Contract, Voice
+from models.parts.precision import compute_device
 from models.parts.weights import load_into, read_config, sha256_of
 from models.qwen3_tts.released.decoder import Decoder
 from models.qwen3_tts.released.encoder import Encoder
+from models.qwen3_tts.released.files import FOLDER
 from models.qwen3_tts.speaker import SpeakerEncoder
 from models.released.mel import LogMel
 
-FOLDER = "speech_tokenizer"  # of the codec, inside every release
 SPEAKER = "speaker_encoder."  # of the main file's names, in Base alone
 KIND = "qwen3_tts_tokenizer_12hz"
 # What the speaker encoder hears (QwenLM/Qwen3-TTS, qwen_tts/core/models/modeling_qwen3_tts.py).
 MEL = LogMel(rate=24000, bands=128, window=1024, hop=256, high=12000)
 LEAST = 5 * MEL.hop  # samples that make the five mel frames that the speaker encoder's reflecting edges need
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class SpeechTokenizer(nn.Module):
@@ -57,7 +55,7 @@ class ReleasedCodec(Codec):
 
     def __init__(self, weights: Path):
         self.weights = weights
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = compute_device()
         file, where = weights / FOLDER / "model.safetensors", weights / FOLDER / "config.json"
         network = SpeechTokenizer(read_config(where), where)
         load_into(network, file)
@@ -75,7 +73,7 @@ class ReleasedCodec(Codec):
         )  # fmt: skip
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return self._each(self._encode, waves)
+        return each(self._encode, waves, self.device)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         if not len(wave):
@@ -92,7 +90,7 @@ class ReleasedCodec(Codec):
                 f"a clip of {len(wave)} samples is too short for a speaker vector, which takes {LEAST} "
                 f"({LEAST / self.contract.sample_rate:.3f} s); raise corpus.min_seconds"
             )
-        vectors: np.ndarray = self._each(lambda one: self.speaker_encoder(MEL(self._tensor(one)))[0].cpu().numpy(), [wave])[0]  # type: ignore[misc]
+        vectors: np.ndarray = each(lambda one: self.speaker_encoder(MEL(self._tensor(one)))[0].cpu().numpy(), [wave], self.device)[0]  # type: ignore[misc]
         return vectors
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
@@ -102,9 +100,9 @@ class ReleasedCodec(Codec):
         (QwenLM/Qwen3-TTS, qwen_tts/inference/qwen3_tts_model.py).
         """
         if not voice.prompts:
-            return self._each(self._decode, codes)
+            return each(self._decode, codes, self.device)
         heard = voice.prompts[0].codes
-        waves = self._each(self._decode, [np.concatenate([heard, take]) for take in codes])
+        waves = each(self._decode, [np.concatenate([heard, take]) for take in codes], self.device)
         shares = (len(heard) / (len(heard) + len(take)) for take in codes)
         return [wave[int(share * len(wave)) :] for wave, share in zip(waves, shares, strict=True)]
 
@@ -114,13 +112,6 @@ class ReleasedCodec(Codec):
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)[None]
-
-    def _each(self, work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
-        """On a processor one item a core. A graphics card takes them in turn, without TF32: its ten bits change codes."""
-        if self.device.type == "cpu":
-            return each(work, items)
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return [work(item) for item in items]
 
 
 def read_speaker_encoder(weights: Path) -> SpeakerEncoder | None:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.released.convnext import ConvNeXt
+
 CHUNK, CONTEXT = 300, 25  # frames that are decoded at once, and frames before them that are decoded again and cut
 
 
@@ -161,19 +163,6 @@ class Transformer(nn.Module):
         return self.output_proj(self.norm(x))
 
 
-class ConvNeXt(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.dwconv = CausalConv(width, width, 7, groups=width)
-        self.norm = nn.LayerNorm(width, 1e-6)
-        self.pwconv1, self.pwconv2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = self.norm(self.dwconv(x).transpose(1, 2))
-        return x + (self.gamma * self.pwconv2(F.gelu(self.pwconv1(inner)))).transpose(1, 2)
-
-
 class SnakeBeta(nn.Module):
     """x + sin²(αx) / β for each channel; both are stored as logarithms. In place, since the last blocks are long."""
 
@@ -219,7 +208,7 @@ class Decoder(nn.Module):
         self.pre_conv = CausalConv(config["codebook_dim"], latent, 3)
         self.pre_transformer = Transformer(config)
         self.upsample = nn.ModuleList(
-            nn.Sequential(Upsampling(latent, latent, rate, rate), ConvNeXt(latent)) for rate in config["upsampling_ratios"]
+            nn.Sequential(Upsampling(latent, latent, rate, rate), ConvNeXt(latent, CausalConv(latent, latent, 7, groups=latent))) for rate in config["upsampling_ratios"]
         )
         blocks = [Block(channels >> index, rate) for index, rate in enumerate(rates)]
         last = channels >> len(rates)

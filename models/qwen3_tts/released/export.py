@@ -18,11 +18,9 @@ from models.parts.errors import UserError
 from models.parts.weights import read_config
 from models.qwen3_tts.config import CUSTOM
 from models.qwen3_tts.network import Qwen3TTSNetwork
+from models.qwen3_tts.released.files import FILES, check_files
 
-# Copied as they are; upstream loads no folder without them, or reads text wrongly without saying so.
-FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json", "preprocessor_config.json")
-CODEC = "speech_tokenizer"
-CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+OWN = ("config.json", "model.safetensors")  # what a voice does not share with its base
 # With another version, or none, transformers 4.57 splits words by Mistral's pattern in a folder that is no hub name.
 VERSION = "5.23.0"
 
@@ -33,9 +31,7 @@ def write(base: Path, network: Qwen3TTSNetwork, speaker: str, vector: np.ndarray
     `base`: the released Base that it was tuned on. `vector` float32 (E,): the one that it was judged with, which becomes
     the speaker's row. UserError for a base that lacks a file and for a vector of another size, before anything is written.
     """
-    missing = [name for name in (*FILES, *(f"{CODEC}/{name}" for name in CODEC_FILES)) if not (base / name).is_file()]
-    if missing:
-        raise UserError(f"{base / missing[0]}: not there, and upstream loads no folder without it; restore the released folder")
+    check_files(base)
     if network.speaker_encoder is None or vector.shape != (network.speaker_size,):
         raise UserError(f"speaker {speaker}: a vector of {vector.size} figures, but the network takes {network.speaker_size}; run the tokenise stage again")
     name, row = speaker.strip().lower(), network.ids.speaker  # upstream looks for lower case alone
@@ -54,9 +50,9 @@ def write(base: Path, network: Qwen3TTSNetwork, speaker: str, vector: np.ndarray
     table = "talker.model.codec_embedding.weight"
     state[table] = state[table].clone()  # a bfloat16 network keeps its own
     state[table][row] = said.to("cpu", torch.bfloat16)
-    folder.mkdir(parents=True, exist_ok=True)
     for file in FILES:
-        shutil.copyfile(base / file, folder / file)
-    shutil.copytree(base / CODEC, folder / CODEC, dirs_exist_ok=True)
+        if file not in OWN:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / file, folder / file)
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from models.parts.errors import UserError
 from models.parts.weights import write_tensors
 from models.qwen3_tts.config import Ids
 from models.qwen3_tts.network import Qwen3TTSNetwork
-from models.qwen3_tts.released.check import TOKENS, shapes
-from models.qwen3_tts.released.codec import FOLDER, SpeechTokenizer
+from models.qwen3_tts.released.check import TOKENS
+from models.qwen3_tts.released.codec import SpeechTokenizer
+from models.qwen3_tts.released.files import FOLDER
 from models.released import formula
+from models.released.shapes import shapes_of
 
 TEMPLATE = Path(__file__).parent / "template"
 SMALL_BLOCK = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -49,9 +50,7 @@ WORDS = ("assistant", "user", "the")  # the first is one token of the release's 
 
 def write(folder: Path, size: str) -> None:
     """`size` "small" (some 20 MB) or "released" (2.5 GB, written tensor by tensor)."""
-    if size not in ("small", "released"):
-        raise UserError(f"a rehearsal of size {size!r}: there is small and released")
-    small = size == "small"
+    small = formula.is_small(size)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     for file in TEMPLATE.rglob("*.json"):
         (folder / file.relative_to(TEMPLATE)).write_bytes(file.read_bytes())
@@ -62,7 +61,7 @@ def write(folder: Path, size: str) -> None:
         _write(folder / "config.json", config)
         _write(folder / FOLDER / "config.json", codec)
     with torch.device("meta"):
-        network, tokenizer = shapes(Qwen3TTSNetwork(config)), shapes(SpeechTokenizer(codec, folder / FOLDER))
+        network, tokenizer = shapes_of(Qwen3TTSNetwork(config)), shapes_of(SpeechTokenizer(codec, folder / FOLDER))
     # A louder stop: as it comes, one frame in two thousand would be the last. So small takes have some 30 (measured).
     stop = {"keys": r"talker\.codec_head\.weight", "row": Ids.of(config).eos, "mul": 8.0, "add": 0.0}
     write_tensors(

@@ -1,0 +1,1 @@
+"""What only the released weights need (index-tts/index-tts, IndexTTS2)."""
