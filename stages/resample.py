@@ -1,6 +1,9 @@
-"""Stage `resample`: the corpus at the rate that a family's codec wants, verified clip by clip.
+"""Stage `resample`: which weights a family has, and the corpus at the rate that their codec wants, verified clip by clip.
 
-    python -m stages.resample --model NAME     data/corpus/ -> data/NAME/resampled/  reports/metrics/resample-NAME.json
+    python -m stages.resample --model NAME     data/corpus/ -> data/NAME/weights.json  data/NAME/resampled/  reports/metrics/resample-NAME.json
+
+The first stage of a family, so what the licence of its weights forbids ends here. Of weights, later stages name the small
+weights.json alone, and run again when it changes.
 
 A wrong rate raises no error anywhere later: the voice only comes out slower or duller. So nothing leaves this stage
 unless the card and the codec agree on the rate and every clip was read back and found right.
@@ -17,16 +20,17 @@ from typing import Any
 
 import numpy as np
 
-import models
 from models.parts.errors import UserError
-from models.parts.family import Family
+from stages.common import licences
 from stages.common.audio import check_sox, resample
 from stages.common.cli import run
-from stages.common.files import read_jsonl, staged, write_json
+from stages.common.codes import brings_codes
+from stages.common.files import read_json, staged, write_json
 from stages.common.metrics import StageMetrics
 from stages.common.parallel import in_order
 from stages.common.params import load_params
-from stages.common.shards import Clip, Shards, pcm_sha256, write_shards
+from stages.common.shards import Clip, Shards, pcm_sha256, read_manifest, write_shards
+from stages.common.weights import identify
 
 CORPUS = Path("data/corpus")
 
@@ -35,27 +39,51 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="stages.resample")
     parser.add_argument("--model", required=True)
     name = parser.parse_args(argv).model
-    weights = load_params().family(name).weights
+    weights = load_params().family(name).weights  # once the licence allows what is intended
     with StageMetrics("resample", name) as metrics:
-        rate = codec_rate(models.load(name), weights)
+        found = identify(name, weights)
+        print(f"{weights}: {len(found['files'])} files, as they should be")
+        card = licences.card(name)
+        check_encoder(card, weights, CORPUS)
+        rate = codec_rate(name, card, weights)
         metrics.set(**build(CORPUS, Path(f"data/{name}/resampled"), rate))
+        write_json(Path(f"data/{name}/weights.json"), found)
 
 
-def codec_rate(family: Family, weights: Path) -> int:
-    """The rate (Hz) that a family's codec is fed with. Its card and the codec that is really there must agree."""
-    stated, found = family.card.get("input_sample_rate"), family.codec(weights).contract.sample_rate
+def check_encoder(card: dict[str, Any], weights: Path, corpus: Path) -> None:
+    """UserError for recordings, where released weights can't turn them into codes: such weights can say a corpus themselves."""
+    of_release = [file for file, rate in card["codec_config"].items() if isinstance(rate, int)]
+    released = any((weights / file).is_file() for file in of_release)
+    if released and "unreleased" in card and not brings_codes(corpus):
+        raise UserError(f"{weights}: {card['unreleased']}; let one of its own voices say a corpus (`takes` in params.yaml), use profile tiny, or another family")
+
+
+def codec_rate(name: str, card: dict[str, Any], weights: Path) -> int:
+    """The rate (Hz) that the codec of family `name` is fed with. Its card and the codec that is really there must agree.
+
+    The codec's own file is asked, which the card names: no network is built for it, nor its libraries loaded. Where a
+    release says it in its code alone, the card says the rate itself beside the file that such a release has.
+    """
+    stated: int = card["input_sample_rate"]
+    files = {weights / file: field for file, field in card["codec_config"].items()}
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(f"{weights}: holds no {' nor '.join(card['codec_config'])}, where the codec's rate stands; take weights that hold the codec, or mend codec_config in models/{name}/card.yaml")
+    if isinstance(files[file], int):
+        return int(files[file])
+    found = read_json(file).get(files[file])
     if stated != found:
         raise UserError(
-            f"models/{family.name}/card.yaml: input_sample_rate is {stated}, but the codec in {weights} takes {found}; "
+            f"models/{name}/card.yaml: input_sample_rate is {stated}, but {file} says {files[file]}: {found}; "
             "take the weights that the card describes, or mend the card"
         )
-    return found
+    return stated
 
 
 def build(corpus: Path, target: Path, rate: int) -> dict[str, Any]:
     """Resample every clip of `corpus` to `rate` Hz into `target`. Returns what the metrics should say of it."""
     check_sox()
-    rows = read_jsonl(corpus / "manifest.jsonl")
+    rows = read_manifest(corpus)
     clips = Shards(corpus)
     with staged(target) as folder:
         write_shards(folder, resampled((clips[row["id"]] for row in rows), rate, len(rows)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from stages.common import audio as audio_files
 from stages.common.parallel import in_order
 from stages.common.shards import pcm_sha256
 from stages.corpus.sources import Finding, Utterance
+from stages.corpus.texts import few_different, language_warnings, text_errors, text_warnings
 
 FRAME = 0.01  # seconds
 SPECTRUM = 1024  # samples
@@ -28,9 +27,9 @@ OFFSET = 0.01  # of full scale
 GAP = 2.0  # seconds of silence inside a clip
 LOUDNESS_DB = 9.0  # away from the corpus's median
 OUTLIER = 5.0  # robust z-score (median and MAD) of the seconds that a text took
+QUIET = -50.0  # dBFS, of the corpus's median clip
+HOT_DB = 20.0  # beyond full scale: no gain, but another scale
 FEW = 20  # clips: too few to say what is usual in a corpus
-
-MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|&(?:[a-z]+|#\d+);")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Measures:
     trailing: float
     gap: float
     peak: float  # dBFS
+    hot: float  # dB beyond full scale in the file; the clip was made quieter by so much
     loudness: float  # dBFS: RMS of the frames that are not silent
     clipped: float  # share of the samples
     offset: float  # DC, of full scale
@@ -75,36 +75,56 @@ def examine(utterances: Sequence[Utterance], trim_db: float, keep: float) -> lis
     return list(in_order(work, utterances, "corpus: reading", len(utterances)))
 
 
-def load(utterance: Utterance) -> tuple[np.ndarray, int, int]:
-    """The whole clip as mono float32 (samples,), its rate in Hz, and how many channels its file had."""
+@dataclass(frozen=True)
+class Loaded:
+    """A whole clip: mono float32 (samples,) of at most full scale, its rate in Hz, and how its file was."""
+
+    audio: np.ndarray
+    rate: int
+    channels: int
+    hot: float  # dB that were taken away
+
+
+def load(utterance: Utterance) -> Loaded:
+    """Float files may go beyond full scale, which is 24-bit FLAC's limit: such a clip is made quieter as a whole.
+
+    By its own peak, so that nothing is lost and no clip changes when others come. UserError far beyond.
+    """
     samples, rate = audio_files.decode(utterance.read(), utterance.source)
-    return audio_files.mono(samples, utterance.source), rate, samples.shape[1]
+    audio = audio_files.mono(samples, utterance.source)
+    peak = float(np.abs(audio).max())
+    hot = _db(max(peak, 1.0) ** 2)
+    if hot >= HOT_DB:
+        bits = next((f"{bits}-bit integers written as floats: divide them by {2 ** (bits - 1)}" for bits in (8, 16, 24, 32) if peak <= 2 ** (bits - 1)), "a wrong scale")
+        raise UserError(f"{utterance.source}: goes {hot:.0f} dB beyond full scale (its peak is {peak:.6g}), most likely {bits}, and export it again")
+    return Loaded(audio / np.float32(peak) if hot else audio, rate, samples.shape[1], hot)
 
 
 def _examine(utterance: Utterance, trim_db: float, keep: float) -> Examined:
     errors = [Finding(utterance.source, what) for what in text_errors(utterance.text)]
     try:
-        audio, rate, channels = load(utterance)
+        clip = load(utterance)
     except UserError as error:
         what = str(error).removeprefix(f"{utterance.source}: ")
         return Examined(utterance, None, [*errors, Finding(utterance.source, what)])
-    if np.abs(audio).max() < 10 ** (NO_SOUND / 20):
+    if np.abs(clip.audio).max() < 10 ** (NO_SOUND / 20):
         what = f"no sound: its peak is below {NO_SOUND:g} dBFS; record it again, or take it out of the corpus"
         return Examined(utterance, None, [*errors, Finding(utterance.source, what)])
-    return Examined(utterance, measure(audio, rate, channels, trim_db, keep), errors)
+    return Examined(utterance, measure(clip, trim_db, keep), errors)
 
 
-def measure(audio: np.ndarray, rate: int, channels: int, trim_db: float, keep: float) -> Measures:
-    """Measures of one mono clip, float32 (samples,). Frames `trim_db` below the loudest one count as silence."""
+def measure(clip: Loaded, trim_db: float, keep: float) -> Measures:
+    """Measures of one clip. Frames `trim_db` below the loudest one count as silence."""
+    audio, rate = clip.audio, clip.rate
     levels = _levels(audio, rate)
     sounding = np.flatnonzero(levels >= levels.max() - trim_db)
     hop = round(FRAME * rate)
     first, last = int(sounding[0]) * hop, min((int(sounding[-1]) + 1) * hop, len(audio))
-    margin = round(keep * rate)
+    margin = round(min(keep, len(audio) / rate) * rate)  # all of it, where `keep` is infinite
     start, end = max(first - margin, 0), min(last + margin, len(audio))
     return Measures(
         sample_rate=rate,
-        channels=channels,
+        channels=clip.channels,
         seconds=len(audio) / rate,
         start=start,
         end=end,
@@ -112,6 +132,7 @@ def measure(audio: np.ndarray, rate: int, channels: int, trim_db: float, keep: f
         trailing=(len(audio) - last) / rate,
         gap=float(np.diff(sounding).max(initial=1) - 1) * FRAME,
         peak=_db(np.abs(audio).max() ** 2),
+        hot=clip.hot,
         loudness=_db((10 ** (levels[sounding] / 10)).mean()),
         clipped=_clipped(audio),
         offset=float(audio.mean(dtype=np.float64)),
@@ -150,49 +171,34 @@ def _bandwidth(audio: np.ndarray, rate: int) -> float:
     return float(np.flatnonzero(bands > bands.max() * 10 ** (-BANDWIDTH_DB / 10))[-1] * rate / SPECTRUM)
 
 
-def text_errors(text: str) -> Iterator[str]:
-    if not text:
-        yield "its text is empty; write what is said, or take the clip out of the corpus"
-    elif not any(character.isalnum() for character in text):
-        yield f"its text {text!r} holds no word; write what is said, or take the clip out of the corpus"
-    for character in sorted(set(text)):
-        if unicodedata.category(character) in ("Cc", "Cs") or character == "\ufffd":
-            name = "the sign for a lost character" if character == "\ufffd" else "a control character"
-            yield f"its text holds {name}, U+{ord(character):04X}; write the text again"
-
-
-def text_warnings(text: str) -> Iterator[str]:
-    if found := MARKUP.search(text):
-        yield f"its text holds markup, {found[0]}, which will be taken for words"
-    odd = sorted({character for character in text if unicodedata.category(character) in ("Cf", "Co", "Cn")})
-    if odd:
-        yield "its text holds invisible or unassigned characters: " + ", ".join(f"U+{ord(one):04X}" for one in odd)
-
-
-def warnings(examined: Sequence[Examined]) -> list[Finding]:
+def warnings(examined: Sequence[Examined], language: str) -> list[Finding]:
     """What a person should look at, clip by clip; then what stands out from the rest of the corpus."""
     clips = [(one.utterance, one.measures) for one in examined if one.measures is not None]
-    found = [Finding(utterance.source, what) for utterance, it in clips for what in _clip_warnings(utterance, it)]
-    if len(speakers := {utterance.speaker for utterance, _ in clips}) > 1:
-        found.append(Finding("the corpus", f"has several speakers: {', '.join(sorted(speakers))}; a voice has one"))
+    found = [Finding(utterance.source, *said) for utterance, it in clips for said in _clip_warnings(utterance, it, language)]
+    texts = [utterance.text for utterance, _ in clips]
+    found += [Finding("the corpus", what) for what in language_warnings(texts, language)]
+    if labels := few_different(texts):
+        found.append(Finding("the corpus", f"says {len(set(texts))} words in {len(texts)} clips ({labels}); are they what is said?"))
     found += _rates(clips)
     if len(clips) >= FEW:
         found += [*_bandwidths(clips), *_loudnesses(clips), *_durations(clips)]
     return found
 
 
-def _clip_warnings(utterance: Utterance, it: Measures) -> Iterator[str]:
-    yield from text_warnings(utterance.text)
+def _clip_warnings(utterance: Utterance, it: Measures, language: str) -> Iterator[tuple[str, str, float]]:
+    """(what, its kind, how bad)."""
+    for kind, what in text_warnings(utterance.text, language):
+        yield what, kind, 0.0
     if it.channels > 1:
-        yield f"has {it.channels} channels, which were mixed to one"
+        yield f"has {it.channels} channels, which were mixed to one", "several channels", it.channels
     if it.clipped > CLIPPED:
-        yield f"is clipped: {100 * it.clipped:.2f} % of its samples lie in flat tops"
-    if it.peak > 0.001:
-        yield f"goes {it.peak:.1f} dB beyond full scale, and is clipped there"
+        yield f"is clipped: {100 * it.clipped:.2f} % of its samples lie in flat tops", "clipped", it.clipped
+    if it.hot > 0.001:
+        yield f"goes {it.hot:.1f} dB beyond full scale; it was made quieter by so much, and lost nothing", "beyond full scale", it.hot
     if abs(it.offset) > OFFSET:
-        yield f"has a DC offset of {it.offset:+.3f} of full scale"
+        yield f"has a DC offset of {it.offset:+.3f} of full scale", "DC offset", abs(it.offset)
     if it.gap > GAP:
-        yield f"has a silence of {it.gap:.1f} s inside"
+        yield f"has a silence of {it.gap:.1f} s inside", "silence inside", it.gap
 
 
 def _rates(clips: Clips) -> Iterator[Finding]:
@@ -202,7 +208,7 @@ def _rates(clips: Clips) -> Iterator[Finding]:
     usual = max(counts, key=lambda rate: (counts[rate], rate))
     for utterance, it in clips:
         if it.sample_rate != usual:
-            yield Finding(utterance.source, f"is at {it.sample_rate} Hz, most of the corpus at {usual} Hz")
+            yield Finding(utterance.source, f"is at {it.sample_rate} Hz, most of the corpus at {usual} Hz", "another rate", abs(it.sample_rate - usual))
 
 
 def _bandwidths(clips: Clips) -> Iterator[Finding]:
@@ -214,15 +220,18 @@ def _bandwidths(clips: Clips) -> Iterator[Finding]:
     for utterance, it in clips:
         if it.bandwidth < NARROW * usual:
             ends = f"ends at {it.bandwidth / 1000:.1f} kHz, the rest of the corpus at {usual / 1000:.1f} kHz"
-            yield Finding(utterance.source, f"{ends}: it was upsampled, or filtered")
+            yield Finding(utterance.source, f"{ends}: it was upsampled, or filtered", "narrow band", -it.bandwidth)
 
 
 def _loudnesses(clips: Clips) -> Iterator[Finding]:
     usual = float(np.median([it.loudness for _, it in clips]))
+    if usual < QUIET:
+        yield Finding("the corpus", f"is very quiet ({usual:.0f} dBFS); were its samples scaled twice?")
     for utterance, it in clips:
         if abs(it.loudness - usual) > LOUDNESS_DB:
             than = "louder" if it.loudness > usual else "quieter"
-            yield Finding(utterance.source, f"is {abs(it.loudness - usual):.0f} dB {than} than the rest of the corpus")
+            what = f"is {abs(it.loudness - usual):.0f} dB {than} than the rest of the corpus"
+            yield Finding(utterance.source, what, "another loudness", abs(it.loudness - usual))
 
 
 def _durations(clips: Clips) -> Iterator[Finding]:
@@ -234,7 +243,8 @@ def _durations(clips: Clips) -> Iterator[Finding]:
     for index in np.flatnonzero(np.abs(scores) > OUTLIER):
         than = "long" if scores[index] > 0 else "short"
         what = f"is {than} for its text: {seconds[index]:.1f} s of sound where {expected[index]:.1f} s are usual for "
-        yield Finding(clips[index][0].source, what + f"{letters[index]:.0f} letters and digits; does the text fit?")
+        what += f"{letters[index]:.0f} letters and digits; does the text fit?"
+        yield Finding(clips[index][0].source, what, "length and text that do not fit", abs(scores[index]))
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from stages.common.languages import words
+
 BINS = 40
 LISTED = 500  # rows of a table on the page; audit.json has them all
 
@@ -33,9 +35,9 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.clip { font-family: ui-monospace, monospace; font-size: .85rem; overflow-wrap: anywhere; width: 40%; }
 </style>
 <h1>Corpus audit</h1>
-<p class="lead">{{ audit.source }} ({{ audit.kind }}), {{ stats.speakers | join(", ") }}:
+<p class="lead">{{ audit.source }} ({{ audit.kind }}), {{ stats.speakers | join(", ") }}, {{ stats.language }}:
 {{ stats.clips }} clips, {{ minutes(stats.seconds) }} minutes after trimming,
-{{ counted(audit.warnings, "warning") }}, {{ counted(audit.left_out, "clip") }} left out.
+{{ counted(audit.warnings, "warning") }}, {{ left_out }} clip{{ "s" if left_out != 1 }} left out.
 A sentence takes {{ "%.1f" | format(stats.words_per_second) }} words a second.</p>
 
 <table style="width: auto">
@@ -90,7 +92,7 @@ def write_page(folder: Path, audit: dict[str, Any], stats: dict[str, Any]) -> No
         ("durations", "Clip length, silence at the ends included (s)", [clip["seconds"] for clip in clips]),
         ("bandwidth", f"Bandwidth (kHz); the rate allows {limit:g}", [clip["bandwidth"] / 1000 for clip in clips]),
         ("loudness", "Loudness of what is not silent (dBFS, RMS)", [clip["loudness"] for clip in clips]),
-        ("words", "Words a clip", [len(clip["text"].split()) for clip in clips]),
+        ("words", "Words a clip", [words(clip["text"], stats["language"]) for clip in clips]),
     ]
     for name, label, values in plots:
         _histogram(folder / f"{name}.svg", label, values)
@@ -100,21 +102,28 @@ def write_page(folder: Path, audit: dict[str, Any], stats: dict[str, Any]) -> No
         stats=stats,
         plots=[(name, f"Histogram: {label}") for name, label, _ in plots],
         listed=LISTED,
+        left_out=count_left_out(audit),
         counted=lambda rows, noun: f"{len(rows)} {noun}{'s' * (len(rows) != 1)}",
         minutes=lambda seconds: f"{seconds / 60:.1f}",
     )
     (folder / "index.html").write_text(html, encoding="utf-8")
 
 
+def count_left_out(audit: dict[str, Any]) -> int:
+    """Clips that are left out; those of other speakers and languages have one row together."""
+    return len(audit["left_out"]) + sum(len(clips) - 1 for clips in audit["others"].values())
+
+
 def _histogram(path: Path, label: str, values: Sequence[float]) -> None:
     """Levels get the axis they need; lengths and counts start at 0, and counts have whole bins."""
     low, high = min(0.0, np.floor(min(values))), np.ceil(max(values))
-    step = max(1.0, np.ceil((high - low) / BINS)) if isinstance(values[0], int) else (high - low) / BINS
+    whole = isinstance(values[0], int)
+    step = max(1.0, np.ceil((high - low) / BINS)) if whole else (high - low) / BINS
     # A fixed salt and no date: SVG ids and metadata would otherwise differ from run to run.
     with matplotlib.rc_context({"svg.hashsalt": "corpus", "font.size": 9}):
         figure = Figure(figsize=(5.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        axes.hist(values, bins=np.arange(low, high + step, step).tolist(), color="#3b6ea8")
+        axes.hist(values, bins=np.arange(low, high + step * (1 + whole), step).tolist(), color="#3b6ea8")
         axes.axvline(float(np.median(values)), color="#c2541b", linewidth=1.2, label=f"median {np.median(values):.3g}")
         axes.set(xlabel=label, ylabel="clips")
         axes.spines[["top", "right"]].set_visible(False)

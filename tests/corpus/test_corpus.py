@@ -22,8 +22,9 @@ from models.parts.errors import UserError
 from stages.common.audio import resample
 from stages.common.shards import Shards, pcm_sha256
 from stages.corpus import __main__ as corpus
-from stages.corpus.__main__ import build, sentence, split_of
+from stages.corpus.__main__ import build
 from stages.corpus.sources import read_source
+from stages.corpus.splits import sentence, split_of
 from tests.small_corpus import RATE, ROOT, corpus_params, rows_of, sentences, speech, write_folder
 
 
@@ -49,6 +50,20 @@ def write(folder: Path, name: str, text: str, audio: np.ndarray, rate: int = RAT
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "recordings")
+
+
+def test_clips_that_bring_their_codes_along_are_whole(folder: Path, tmp_path: Path) -> None:
+    """Codes are of whole clips, so nothing is trimmed, and they are there for who tokenises."""
+    rows = [{"audio": path.name, "text": path.with_suffix(".txt").read_text()} for path in sorted(folder.glob("*.wav"))]
+    (folder / "takes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(Built(folder, tmp_path / "recorded").rows) == len(rows)
+    (folder / "codes.safetensors").write_bytes(b"codes")
+    built = Built(folder, tmp_path / "said")
+    for clip in Shards(built.data):
+        assert len(clip.audio) == sf.info(folder / f"{clip.id}.wav").frames
+    assert (built.data / "codes.safetensors").read_bytes() == b"codes"
+    assert not (tmp_path / "recorded/corpus/codes.safetensors").exists()
+    assert all(len(clip.audio) < sf.info(folder / f"{clip.id}.wav").frames for clip in Shards(tmp_path / "recorded/corpus"))
 
 
 def test_manifest_shards_and_statistics_agree(folder: Path, tmp_path: Path) -> None:

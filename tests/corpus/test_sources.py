@@ -17,20 +17,10 @@ from hypothesis import strategies as st
 
 from models.parts.errors import UserError
 from stages.common.audio import decode, mono
-from stages.corpus.sources import Source, read_source, slug, tidy
-from tests.small_corpus import ROOT, rows_of
+from stages.corpus.sources import Source, slug, tidy
+from tests.small_corpus import ROOT, read, rows_of, touch
 
 DEMO = ROOT / "data/demo"
-
-
-def read(root: Path) -> Source:
-    return read_source(root, "me", "en")
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
 
 
 def manifest(folder: Path, *rows: Any) -> Source:
