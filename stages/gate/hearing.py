@@ -1,79 +1,64 @@
-"""One take, heard and measured: the figures of a row of rows.jsonl, before any verdict."""
+"""One take, heard: what can be told of its audio without knowing its text, which `verdict.measured` compares it with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from speechmos import dnsmos
 
-from stages.gate.listener import RATE, Listener, resampled
-from stages.gate.speaker import Voices, centre, similarity
-from stages.gate.words import align
+from stages.gate.audio import RATE, bandwidth, resampled, sounding
+from stages.gate.listener import Listener
+from stages.gate.speaker import Speaker
+from stages.gate.timing import timing
 
-FRAME = RATE // 100
-SILENCE_DB = 40.0      # below the loudest 10 ms ...
-NOTHING = 1e-6         # ... or below this power: -60 dB of full scale
-DNSMOS_WINDOW = 144_160  # samples at 16 kHz; more windows would cost more than all the listening
+DNSMOS_WINDOW = 144_160  # samples at 16 kHz: what its network takes in
 
 
 class Hearing:
-    """The listener, the speaker encoder and DNSMOS. `speaker`: recordings of the speaker as (audio, rate)."""
+    """The listener, the speaker encoder and DNSMOS."""
 
-    def __init__(self, speaker: Sequence[tuple[np.ndarray, int]]):
-        self.listener = Listener()
-        self._voices = Voices()
-        self._speaker = centre([self._voices.embed(resampled(audio, rate, RATE)) for audio, rate in speaker])
-        dnsmos.run(np.zeros(RATE, np.float32), RATE)  # loads its networks, which threads must not do at the same time
+    def __init__(self, listener: Listener, speaker: Speaker):
+        self.listener, self._speaker = listener, speaker
+        self._quality = Quality()
 
-    def measure(self, text: str, audio: np.ndarray, sample_rate: int) -> dict[str, Any]:
-        """`audio`: float32 (samples,). Lengths are seconds, `rate` is heard words a second of speech.
-
-        `transcript` is empty when nothing was made out.
-        """
-        wave = resampled(audio, sample_rate, RATE)
-        leading, trailing = silences(wave)
-        speech = len(wave) / RATE - leading - trailing
-        transcript = self.listener.transcribe(wave) if speech > 0 else ""  # Whisper hears "you" in silence
-        alignment = align(text, transcript)
-        return {
-            "seconds": round(len(audio) / sample_rate, 3),
-            "transcript": transcript if alignment.heard else "",
-            "words": [list(word) for word in alignment.words],
-            "errors": alignment.errors(),
-            "word_error_rate": round(alignment.word_error_rate, 4),
-            "rate": round(len(alignment.heard) / speech, 3) if speech > 0 else None,
-            "leading_silence": round(leading, 2),
-            "trailing_silence": round(trailing, 2),
-            "similarity": similarity(self._voices.embed(wave), self._speaker),
-            "dnsmos": _dnsmos(wave),
-        }
+    def hear(self, takes: Sequence[tuple[np.ndarray, int]]) -> list[dict[str, Any]]:
+        """`takes`: float32 (samples,) and its rate. Lengths are seconds; `transcript` is empty when nothing was made out."""
+        waves = [resampled(audio, rate, RATE) for audio, rate in takes]
+        sounds = [sounding(wave) for wave in waves]
+        # Whisper hears "you" in silence.
+        heard = self.listener.transcribe([wave if sound.any() else wave[:0] for wave, sound in zip(waves, sounds, strict=True)])
+        return [
+            {
+                "seconds": round(len(audio) / rate, 3),
+                "transcript": "".join(word.text for word in words).strip(),
+                **timing(sound, words),
+                "bandwidth": bandwidth(wave),
+                "similarity": self._speaker.similarity(wave),
+                "dnsmos": self._quality.overall(wave),
+            }
+            for (audio, rate), wave, sound, words in zip(takes, waves, sounds, heard, strict=True)
+        ]
 
 
-def unheard(text: str) -> dict[str, Any]:
-    """The same figures for a take that does not exist: every word is dropped."""
-    alignment = align(text, "")
-    return {
-        "seconds": None, "transcript": None, "words": [list(word) for word in alignment.words],
-        "errors": alignment.errors(), "word_error_rate": 1.0, "rate": None,
-        "leading_silence": None, "trailing_silence": None, "similarity": None, "dnsmos": None,
-    }  # fmt: skip
+class Quality:
+    """DNSMOS P.835 (Reddy et al. 2022), by the network and the calibration of speechmos, but on one core, and without its
+    second network (P.808): every process of the gate has its own."""
 
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        network = Path(dnsmos.__file__).parent / "dnsmos_models/sig_bak_ovr.onnx"
+        self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
-def silences(wave: np.ndarray) -> tuple[float, float]:
-    """Seconds of silence at the start and the end of a wave at 16 kHz; all of it at the end where there is no sound."""
-    frames = wave[: len(wave) // FRAME * FRAME].reshape(-1, FRAME)
-    power = (frames.astype(np.float64) ** 2).mean(1) if len(frames) else np.zeros(0)
-    loud = np.flatnonzero(power > max(power.max(initial=0.0) * 10 ** (-SILENCE_DB / 10), NOTHING))
-    if not len(loud):
-        return 0.0, len(wave) / RATE
-    return loud[0] * FRAME / RATE, (len(wave) - (loud[-1] + 1) * FRAME) / RATE
-
-
-def _dnsmos(wave: np.ndarray) -> float | None:
-    """Overall DNSMOS P.835 of the first nine seconds."""
-    if not len(wave):
-        return None
-    window = np.clip(np.resize(wave, DNSMOS_WINDOW), -1.0, 1.0)  # shorter takes are said again, as DNSMOS itself does
-    return round(float(dnsmos.run(window, RATE)["ovrl_mos"]), 3)
+    def overall(self, wave: np.ndarray) -> float | None:
+        """Of a wave at 16 kHz, 1 to 5. None without a wave, and for one of over nine seconds: of a long one it would be told by its
+        beginning, or by more windows than all the listening costs."""
+        if not 0 < len(wave) <= DNSMOS_WINDOW:
+            return None
+        window = np.clip(np.resize(wave, DNSMOS_WINDOW), -1.0, 1.0)  # shorter takes are said again, as DNSMOS itself does
+        scores = self._session.run(None, {"input_1": window[None].astype(np.float32)})[0][0]
+        return round(float(dnsmos.DNSMOS.get_polyfit_val(None, *scores, False)[2]), 3)

@@ -9,48 +9,49 @@ from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.parts.errors import UserError
-from stages.common.audio import decode, mono
 from stages.common.files import read_jsonl
-from stages.common.params import GateParams
-from stages.gate.floor import Corpus, from_params, noise_floor
+from stages.common.params import Params
+from stages.gate.audio import read_audio
+from stages.gate.corpus import CORPUS, Corpus
+from stages.gate.exam import Listening
+from stages.gate.floor import noise_floor, recorded
 from stages.gate.hearing import Hearing
-from stages.gate.prompts import tier_of
+from stages.gate.listener import Listener
+from stages.gate.prompts import TIERS, tier_of
+from stages.gate.speaker import Speaker
 from stages.gate.spoken import spoken
-from stages.gate.verdict import TIERS, Row, judge
+from stages.gate.verdict import Row, judged, measured
 
 WORDS_PER_SECOND = 2.7  # of read English, where no corpus says better
+TOGETHER = 16  # takes that are heard before their rows are printed
 FIELDS = ("text", "wav", "system", "checkpoint", "tier")
 
 
-def judge_file(path: Path, gate: GateParams, folder: Path) -> None:
-    """Print the judged rows of `path` as JSON lines. `folder`: data/corpus, whose recordings give the noise floor."""
+def judge_file(path: Path, params: Params) -> None:
+    """Print the judged rows of `path` as JSON lines. The recordings of data/corpus give the noise floor."""
     rows = read_jsonl(path)
     lines = [number for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
     rows = [check(row, path, line) for row, line in zip(rows, lines, strict=True)]
-    if (folder / "manifest.jsonl").is_file():
-        corpus = Corpus(folder)
-        hearing = Hearing(corpus.speaker())
-        floor, pace = noise_floor(corpus, gate, hearing), corpus.stats["words_per_second"]
+    pace, heard, speaker = WORDS_PER_SECOND, [], Speaker()
+    if (CORPUS / "manifest.jsonl").is_file():
+        corpus = Corpus(CORPUS)
+        pace = corpus.stats["words_per_second"]
+        with Listening(params, corpus) as listening:
+            heard = listening.recordings(recorded(corpus), "noise floor")
+        speaker = corpus.speaker()
     else:
-        print(f"{folder}: not there, so the limits are those of params.yaml, with no noise floor", file=sys.stderr)
-        hearing, floor, pace = Hearing([]), from_params(gate), WORDS_PER_SECOND
+        print(f"{CORPUS}: not there, so the limits are those of params.yaml, with no noise floor", file=sys.stderr)
+    floor, hearing = noise_floor(heard, params.gate, pace), Hearing(Listener(params.gate.listener, params.corpus.language), speaker)
 
-    def judged(row: Row) -> Row:
-        row = {**row, "tier": row["tier"] or tier_of(len(spoken(row["text"])) / pace), "finish": "stop", "error": None}
-        row |= hearing.measure(row["text"], *audio_of(path.parent / row["wav"]))
-        reasons = judge(row, floor.tolerances[row["tier"]])
-        return row | {"passed": not reasons, "reasons": reasons}
-
-    with ThreadPoolExecutor() as pool:
-        for row in pool.map(judged, rows):
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+    for some in (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)):
+        heard = hearing.hear([read_audio(path.parent / row["wav"]) for row in some])
+        for row, said in zip(some, heard, strict=True):
+            row = {**row, "tier": row["tier"] or tier_of(len(spoken(row["text"])) / pace), "finish": "stop", "error": None}
+            print(json.dumps(judged(row | measured(row["text"], said), floor.tolerances[row["tier"]]), ensure_ascii=False), flush=True)
 
 
 def check(row: dict[str, Any], path: Path, line: int) -> Row:
@@ -68,12 +69,5 @@ def check(row: dict[str, Any], path: Path, line: int) -> Row:
         raise UserError(f"{where}: tier {row['tier']!r} is none of {', '.join(TIERS)}; leave it out to have it chosen")
     if not (path.parent / row["wav"]).is_file():
         raise UserError(f"{where}: {path.parent / row['wav']}: no such file; paths count from {path.name}'s folder")
-    audio_of(path.parent / row["wav"], where)
+    read_audio(path.parent / row["wav"], where)
     return {field: row.get(field) for field in FIELDS}
-
-
-def audio_of(wav: Path, where: str = "") -> tuple[np.ndarray, int]:
-    """Mono audio and its rate; UserError starting with `where` for what is not audio."""
-    name = f"{where}: {wav}" if where else str(wav)
-    audio, rate = decode(wav.read_bytes(), name)
-    return mono(audio, name), rate

@@ -1,51 +1,29 @@
-"""The texts that every checkpoint of every family has to speak, and the recordings that they are judged against.
+"""The bank of texts that checkpoints have to speak, and the recordings that they are judged against.
 
-Half of a tier's prompts are sentences of the test split, which nobody trained on; the other half are general and the
-same for every corpus. Short test clips are joined until a tier's length is reached, text and audio alike.
+Half of a length's texts are sentences of the test split, which nobody trained on, joined until the length is reached;
+the other half are general (texts/<language>.txt) and the same for every corpus. A seed shuffles each half, so that
+another one asks for other texts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count, islice, pairwise, zip_longest
+from pathlib import Path
 from typing import Any
 
+from models.parts.errors import UserError
+from stages.common.params import GateParams
 from stages.gate.spoken import spoken
-from stages.gate.verdict import TIERS
 
+TIERS = {"5s": 5.0, "15s": 15.0, "30s": 30.0}  # seconds of speech that a text of the tier should last
+WHOLE = "30s-whole"  # the texts of the longest tier, read in one go
+TEXTS = Path(__file__).parent / "texts"
 FEWEST_WORDS = 3  # a clip of one letter or one number says nothing about reading a text
-
-# Telephone prompts and everyday English, without rare names. Each paragraph lasts half a minute or more, and the
-# shorter tiers take its first sentences.
-GENERAL = (
-    "Please hold the line while we look for the next free agent. If you would rather leave a message, press one "
-    "after the tone. To hear your balance, press two, and to speak with an operator, press zero. Your call may be "
-    "recorded, so that we can answer better the next time. Our office is open from nine in the morning until five "
-    "in the afternoon. On Sunday we are closed, but you can always send us a letter. Thank you for calling, and "
-    "have a pleasant day.",
-    "The weather was warm this morning, so we walked along the river. My sister carried the bread, and I carried "
-    "a bottle of water. After an hour we found a quiet place under a tall tree. Two small birds came close and "
-    "waited for their share. In the evening it began to rain, and we ran home together. We hung our wet coats "
-    "near the kitchen door and made some tea. Tomorrow we will take the bus, because the road is long.",
-    "You have three new messages and two old messages. The first message was left on Tuesday at ten in the "
-    "morning. To listen to it again, press one, or press seven to delete it. If this is not your mailbox, please "
-    "hang up and try the number once more. Before you leave a message, wait for the sound of the tone. When you "
-    "have finished, press the pound key, and your message will be saved. To change your greeting or your "
-    "password, return to the main menu.",
-    "Last winter my brother bought an old house near the station. The roof was broken, and most of the windows "
-    "did not close. Every Saturday we drove there with paint, nails, and a box of tools. By the end of April the "
-    "rooms were dry and the floor was new. Now his children have a garden where they can play all day. When the "
-    "train goes by, they stop and wave to the driver. He says that it was hard work, but he would do it again.",
-    "This conference will begin when the leader arrives. Please say your name after the tone, and then press the "
-    "pound key. You can mute your own line with star six. To raise the volume, press nine, and to lower it, press "
-    "four. If somebody cannot hear you, check that your telephone is not muted. There are five other people on "
-    "this call, and one more is waiting. At the end, everyone will receive a short list of what was said today.",
-    "The library opens at eight, and the first visitors are already waiting outside. Most of them read the "
-    "newspaper at the long table by the window. A teacher is looking for a story about the sea for her class. She "
-    "asks for help, and the clerk brings her three books and a map. Nobody speaks loudly here, except for the "
-    "clock above the door. When it rains, the room is full, and someone always falls asleep. At six the lights go "
-    "out, and the street is quiet again.",
-)
+HELD_OUT = 12     # texts of a tier that are made of the test split, where it is large enough
+Clip = dict[str, Any]  # a row of the corpus' manifest
 
 
 @dataclass(frozen=True)
@@ -59,16 +37,92 @@ class Prompt:
     clips: tuple[str, ...] = ()
 
 
-def recordings(manifest: list[dict[str, Any]], tier: str) -> list[Prompt]:
+Reading = tuple[Prompt, int]  # a text, and the seed to speak it with
+Round = dict[str, list[Reading]]  # by tier: what a candidate is asked to read at a time
+
+
+def bank(manifest: Sequence[Clip], words_per_second: float, language: str, seed: int, whole: bool) -> dict[str, list[Prompt]]:
+    """The texts of each tier in the order in which they are asked for: held-out and general ones in turn.
+
+    With `whole`, those of 30 s come again as a tier of their own, to be read in one go.
+    """
+
+    def shuffled(prompts: list[Prompt]) -> list[Prompt]:
+        return sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed}/{prompt.id}".encode()).digest())
+
+    found = {}
+    for tier in TIERS:
+        pairs = zip_longest(shuffled(held_out(manifest, tier)), shuffled(general(language, tier, words_per_second)))
+        found[tier] = [prompt for prompt in chain.from_iterable(pairs) if prompt]
+        if not found[tier]:
+            raise UserError(
+                f"data/corpus: no text for the gate: no general ones in {language!r} ({TEXTS}), and the test split makes none of {tier}; "
+                "raise corpus.test, or add such a file"
+            )
+    if whole:
+        found[WHOLE] = [replace(prompt, id=f"{prompt.id}-whole", tier=WHOLE) for prompt in found["30s"]]
+    return found
+
+
+def rounds(texts: dict[str, list[Prompt]], gate: GateParams) -> list[Round]:
+    """What a candidate may be asked to read: the first `gate.screen` of each tier for screening, and the others for confirming,
+    `gate.batch` a round, up to the budget. Texts that are used up come again with another seed."""
+    edges = [0, *range(gate.screen, gate.screen + gate.budget + 1, gate.batch)]
+    readings = {tier: list(islice(endless(prompts, gate.seed), edges[-1])) for tier, prompts in texts.items()}
+    return [{tier: some[start:end] for tier, some in readings.items()} for start, end in pairwise(edges)]
+
+
+def endless(prompts: Sequence[Prompt], seed: int) -> Iterator[Reading]:
+    """`prompts` with the seed to speak them with, again and again, each time with another seed."""
+    return ((prompt, seed + lap) for lap in count() for prompt in prompts)
+
+
+# --- held-out texts ---------------------------------------------------------------------------------------------------
+
+
+def held_out(manifest: Sequence[Clip], tier: str) -> list[Prompt]:
+    """At most `HELD_OUT` texts: first the recordings of the tier, then the same clips in other company."""
+    found = recordings(manifest, tier)[:HELD_OUT]
+    texts = {frozenset(prompt.clips) for prompt in found}
+    for shuffle in range(1, 4 * HELD_OUT):
+        if len(found) == HELD_OUT:
+            break
+        for prompt in _joined(_phrases(manifest, f"{shuffle}/"), tier)[:1]:
+            if frozenset(prompt.clips) not in texts:
+                texts.add(frozenset(prompt.clips))
+                found.append(replace(prompt, id=f"mix-{tier}-{len(texts)}"))
+    return found
+
+
+def recordings(manifest: Sequence[Clip], tier: str) -> list[Prompt]:
     """The test split as takes of one tier: clips joined, in an order that follows from their ids, until long enough.
 
     No clip stands in two takes. Clips of less than a phrase are left out, and takes that would be much too long or short.
     """
+    return _joined(_phrases(manifest), tier)
+
+
+def clips(manifest: Sequence[Clip]) -> list[Prompt]:
+    """Every clip of the test split that is a phrase or more, as a take of its own."""
+    return [
+        Prompt(f"clip-{number}", tier_of(row["seconds"]), "held-out", row["text"], (row["id"],))
+        for number, row in enumerate((row for row in manifest if _phrase(row)), 1)
+    ]
+
+
+def _phrase(row: Clip) -> bool:
+    return row["split"] == "test" and len(spoken(row["text"])) >= FEWEST_WORDS
+
+
+def _phrases(manifest: Sequence[Clip], shuffle: str = "") -> list[Clip]:
+    return sorted(filter(_phrase, manifest), key=lambda row: hashlib.sha256(f"{shuffle}{row['id']}".encode()).hexdigest())
+
+
+def _joined(phrases: list[Clip], tier: str) -> list[Prompt]:
+    """Each clip goes into the first take that has room for it."""
     length = TIERS[tier]
-    test = [row for row in manifest if row["split"] == "test" and len(spoken(row["text"])) >= FEWEST_WORDS]
-    test.sort(key=lambda row: hashlib.sha256(row["id"].encode()).hexdigest())
-    groups: list[list[dict[str, Any]]] = []
-    for row in test:  # into the first take that has room for it
+    groups: list[list[Clip]] = []
+    for row in phrases:
         room = (group for group in groups if _seconds(group) < 0.9 * length and _seconds([*group, row]) <= 1.5 * length)
         group = next(room, None)
         if group is not None:
@@ -85,13 +139,14 @@ def recordings(manifest: list[dict[str, Any]], tier: str) -> list[Prompt]:
     ]  # fmt: skip
 
 
-def clips(manifest: list[dict[str, Any]]) -> list[Prompt]:
-    """Every clip of the test split that is a phrase or more, as a take of its own."""
-    test = [row for row in manifest if row["split"] == "test" and len(spoken(row["text"])) >= FEWEST_WORDS]
-    return [
-        Prompt(f"clip-{number}", tier_of(row["seconds"]), "held-out", row["text"], (row["id"],))
-        for number, row in enumerate(test, 1)
-    ]
+def _seconds(rows: list[Clip]) -> float:
+    return float(sum(row["seconds"] for row in rows))
+
+
+def _ended(text: str) -> str:
+    """A clip's text as a sentence: "... for ..." is a piece of a longer one, and joined texts need an end."""
+    text = text.strip(" .…")
+    return text if text.endswith(("!", "?")) else text + "."
 
 
 def tier_of(seconds: float) -> str:
@@ -99,36 +154,31 @@ def tier_of(seconds: float) -> str:
     return min(TIERS, key=lambda tier: max(seconds / TIERS[tier], TIERS[tier] / max(seconds, 0.01)))
 
 
-def _seconds(rows: list[dict[str, Any]]) -> float:
-    return float(sum(row["seconds"] for row in rows))
+# --- general texts ----------------------------------------------------------------------------------------------------
 
 
-def prompts(manifest: list[dict[str, Any]], words_per_second: float, count: int) -> list[Prompt]:
-    """`count` prompts for each tier, held-out ones first; where the test split is too small, more general ones."""
-    chosen = []
-    for tier in TIERS:
-        held_out = recordings(manifest, tier)[: (count + 1) // 2]
-        words = TIERS[tier] * words_per_second
-        chosen += held_out
-        chosen += [
-            Prompt(f"general-{tier}-{number}", tier, "general", _general(tier, number, words))
-            for number in range(1, count - len(held_out) + 1)
-        ]
-    return chosen
+def general(language: str, tier: str, words_per_second: float) -> list[Prompt]:
+    """One prompt for each text of the language, in whole sentences; none where there is no file for the language."""
+    path = TEXTS / f"{language}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    texts = [line.partition(": ")[::2] for line in lines if line and not line.startswith("#")]
+    words = TIERS[tier] * words_per_second
+    return [
+        Prompt(f"{kind}-{number}-{tier}", tier, "general", _opening(texts[number - 1 :] + texts, list(TIERS).index(tier), words))
+        for number, (kind, _) in enumerate(texts, 1)
+    ]
 
 
-def _general(tier: str, number: int, words: float) -> str:
-    """About `words` words, in whole sentences; each tier starts in paragraphs of its own."""
-    start = (list(TIERS).index(tier) * 2 + number - 1) % len(GENERAL)
-    text: list[str] = []
-    for sentence in " ".join(GENERAL[start:] + GENERAL[:start]).split(". "):
-        text.append(sentence.removesuffix(".") + ".")
-        if len(spoken(" ".join(text))) >= 0.9 * words:
+def _opening(texts: list[tuple[str, str]], first: int, words: float) -> str:
+    """About `words` words in whole sentences from sentence `first` of the first text on, so that tiers begin differently."""
+    said: list[str] = []
+    for sentence in [sentence for _, text in texts for sentence in _sentences(text)][first:]:
+        said.append(sentence)
+        if len(spoken(" ".join(said))) >= 0.9 * words:
             break
-    return " ".join(text)
+    return " ".join(said)
 
 
-def _ended(text: str) -> str:
-    """A clip's text as a sentence: "... for ..." is a piece of a longer one, and joined texts need an end."""
-    text = text.strip(" .…")
-    return text if text.endswith(("!", "?")) else text + "."
+def _sentences(text: str) -> list[str]:
+    """`text` after every full stop or question mark."""
+    return text.replace(". ", ".\n").replace("? ", "?\n").split("\n")

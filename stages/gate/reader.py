@@ -40,39 +40,43 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Reader:
-    """Everything that reading needs: a network of `family`, its codec, a voice, and how to draw."""
+    """What every network of `family` reads with: its codec, a voice, and how to draw."""
 
     family: Family
-    network: torch.nn.Module
     codec: Codec
     voice: Voice
     sampling: Sampling
     chars_per_second: float
-    segment_words: int
 
-    def read(self, scripts: Sequence[Script], done_with: Callable[[int], object] = lambda _: None) -> list[Spoken]:
-        """Read every script; segments of like length go through the network together, and `done_with` counts them."""
+    def read(
+        self, network: torch.nn.Module, scripts: Sequence[Script], segment_words: int | None,
+        done_with: Callable[[int], object] = lambda _: None,
+    ) -> list[Spoken]:  # fmt: skip
+        """Read every script in segments of at most so many words (None: in one go).
+
+        Segments of like length go through the network together, and `done_with` counts them.
+        """
         jobs = [
             (which, index, text) for which, script in enumerate(scripts)
-            for index, text in enumerate(segments(script.text, self.segment_words))
+            for index, text in enumerate(segments(script.text, segment_words))
         ]  # fmt: skip
         jobs.sort(key=lambda job: (len(job[2]), job[0], job[1]))
         done: dict[tuple[int, int], tuple[Generation, np.ndarray] | Exception] = {}
         for start in range(0, len(jobs), BATCH):
             batch = jobs[start : start + BATCH]
             seeds = [_seed(scripts[which], index) for which, index, _ in batch]
-            results = self._batch([text for _, _, text in batch], seeds)
+            results = self._batch(network, [text for _, _, text in batch], seeds)
             done |= {(which, index): result for (which, index, _), result in zip(batch, results, strict=True)}
             done_with(len(batch))
         parts = [[done[key] for key in sorted(done) if key[0] == which] for which in range(len(scripts))]
         return [self._joined(part) for part in parts]
 
-    def _batch(self, texts: list[str], seeds: list[int]) -> list[tuple[Generation, np.ndarray] | Exception]:
+    def _batch(self, network: torch.nn.Module, texts: list[str], seeds: list[int]) -> list[tuple[Generation, np.ndarray] | Exception]:
         """If a batch fails, each text is tried alone, so that one bad text costs one take."""
         caps = [self._cap(text) for text in texts]
         try:
-            generations = self.family.generate(self.network, texts, self.voice, self.sampling, seeds, caps)
-            waves = iter(self.codec.render([one for one in generations if len(one.codes)], self.voice))
+            generations = self.family.generate(network, texts, self.voice, self.sampling, seeds, caps)
+            waves = iter(self.codec.tuned(network).render([one for one in generations if len(one.codes)], self.voice))
             silent = np.zeros(0, np.float32)
             return [(one, next(waves) if len(one.codes) else silent) for one in generations]
         except UserError:
@@ -80,7 +84,7 @@ class Reader:
         except Exception as error:  # whatever a network does: it is a failed take, with its reason
             if len(texts) == 1:
                 return [error]
-            return [self._batch([text], [seed])[0] for text, seed in zip(texts, seeds, strict=True)]
+            return [self._batch(network, [text], [seed])[0] for text, seed in zip(texts, seeds, strict=True)]
 
     def _cap(self, text: str) -> int:
         """Most frames that `text` may take: numbers count as they are spoken."""

@@ -10,12 +10,14 @@ SENTENCE_END = re.compile(r"""[.!?…]["')\]]*$""")
 CLAUSE_END = re.compile(r"""[,;:–—]["')\]]*$""")
 
 
-def segments(text: str, max_words: int) -> list[str]:
+def segments(text: str, max_words: int | None) -> list[str]:
     """`text` cut at sentence ends, a long sentence at its commas, a long clause evenly; at most `max_words` each.
 
     Neighbours that fit together stay together, because a model reads a lone word badly. Joined with spaces, the
-    segments are the text (white space aside).
+    segments are the text (white space aside). None: the text in one go.
     """
+    if max_words is None:
+        return [" ".join(text.split())]
     pieces = []
     for sentence in _split(text.split(), SENTENCE_END):
         clauses = [sentence] if len(sentence) <= max_words else _split(sentence, CLAUSE_END)

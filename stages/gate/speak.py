@@ -17,10 +17,10 @@ from tqdm import tqdm
 import models
 from models.parts.errors import UserError
 from models.parts.family import Sampling
-from models.parts.precision import repeatable
+from models.parts.precision import compute_device, repeatable
 from stages.common.checkpoints import Checkpoints
 from stages.common.cli import run
-from stages.common.files import read_json
+from stages.common.files import EXPORT, read_json
 from stages.common.params import Params, load_params
 from stages.common.tokens import read_voice
 from stages.gate.reader import Reader, Script
@@ -42,12 +42,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--out: {asked.out.parent}: no such folder; make it first")
     repeatable()
     if asked.checkpoint and Path(asked.checkpoint).is_dir():
-        reader = of_export(asked.model, Path(asked.checkpoint), asked.scale)
+        reader, network, segment_words = of_export(asked.model, Path(asked.checkpoint), asked.scale)
     else:
-        reader = of_checkpoint(asked.model, load_params(), asked.checkpoint, asked.scale)
-    parts = len(segments(asked.text, reader.segment_words))
+        reader, network, segment_words = of_checkpoint(asked.model, load_params(), asked.checkpoint, asked.scale)
+    parts = len(segments(asked.text, segment_words))
     with tqdm(total=parts, desc=f"speak {asked.model}", unit="segment", disable=None) as bar:
-        (take,) = reader.read([Script("speak", asked.text, asked.seed)], bar.update)
+        (take,) = reader.read(network, [Script("speak", asked.text, asked.seed)], segment_words, bar.update)
     if take.audio is None:
         raise UserError(f"{asked.model}: the take failed ({take.error}); try another checkpoint or --seed")
     if not len(take.audio):
@@ -58,7 +58,10 @@ def main(argv: list[str]) -> None:
     print(f"{asked.out}: {seconds:.1f} s{capped}")
 
 
-def of_checkpoint(name: str, params: Params, checkpoint: str | None, scale: float | None) -> Reader:
+Voicing = tuple[Reader, torch.nn.Module, int | None]  # and how long texts are cut
+
+
+def of_checkpoint(name: str, params: Params, checkpoint: str | None, scale: float | None) -> Voicing:
     """Reads with a checkpoint of this repository's run."""
     family, block = models.load(name), params.family(name)
     if checkpoint is None:
@@ -66,27 +69,25 @@ def of_checkpoint(name: str, params: Params, checkpoint: str | None, scale: floa
         checkpoint = verdict["promoted"]
         if checkpoint is None:
             raise UserError(f"{name}: {verdict['why']} Say which one should speak, like CHECKPOINT={verdict['order'][-1]}")
-    network = Checkpoints(family, block, Path(f"data/{name}/checkpoints")).network(checkpoint, scale)
-    return Reader(
-        family, network, family.codec(block.weights), read_voice(Path(f"data/{name}/tokens")),
-        Sampling(**block.sampling.model_dump()), read_json(Path("data/corpus/stats.json"))["chars_per_second"],
-        params.gate.segment_words,
-    )  # fmt: skip
+    if scale is not None:
+        checkpoint = f"{checkpoint.partition('@')[0]}@{scale}"
+    network = Checkpoints(family, block, Path(f"data/{name}/checkpoints")).network(checkpoint)
+    pace = read_json(Path("data/corpus/stats.json"))["chars_per_second"]
+    voice, sampling = read_voice(Path(f"data/{name}/tokens")), Sampling(**block.sampling.model_dump())
+    return Reader(family, family.codec(block.weights), voice, sampling, pace), network, params.reading.segment_words
 
 
-def of_export(name: str, folder: Path, scale: float | None) -> Reader:
+def of_export(name: str, folder: Path, scale: float | None) -> Voicing:
     """Reads with an exported folder, wherever it lies."""
-    record = read_json(folder / "export.json")
+    record = read_json(folder / EXPORT)
     if record["family"] != name or record["checkpoint"] is None:
         raise UserError(f"{folder}: holds no voice of {name}; it says {record['checkpoint']} of {record['family']}")
     if scale is not None:
         raise UserError(f"{folder}: is merged already, at scale {record['scale']}; leave SCALE out, or name a checkpoint")
     family = models.load(name)
-    network = family.network(folder, getattr(torch, record["dtype"]), "cuda" if torch.cuda.is_available() else "cpu")
-    return Reader(
-        family, network, family.codec(folder), read_voice(folder), Sampling(**record["sampling"]),
-        record["chars_per_second"], record["segment_words"],
-    )  # fmt: skip
+    network = family.network(folder, getattr(torch, record["dtype"]), compute_device())
+    sampling, pace = Sampling(**record["sampling"]), record["chars_per_second"]
+    return Reader(family, family.codec(folder), read_voice(folder), sampling, pace), network, record["segment_words"]
 
 
 if __name__ == "__main__":

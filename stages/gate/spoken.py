@@ -1,197 +1,245 @@
 """Written text as spoken words, so that a text and a transcript can be compared by what is said.
 
-A text becomes tokens, and each token its possible readings, the usual one first: "10" is "ten" but also "one zero",
-"#" is "pound" but also "hash". Which reading was spoken is settled when text and transcript are aligned (words.py).
+A text becomes tokens, and each token its possible readings: "10" is "ten" but also "one zero", "#" is "pound" but also
+"hash". Rules add readings of several tokens at once: "May 21", "$2 billion". Which of them was spoken is settled when
+text and transcript are aligned (words.py).
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
-from itertools import product
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
-Reading = tuple[str, ...]
+from anyascii import anyascii
 
-UNITS = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
-TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-SCALES = ["", "thousand", "million", "billion"]
-ODD_ORDINALS = {
-    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
-    "twelve": "twelfth",
-}  # fmt: skip
-CONTRACTED = {
-    "m": ("am",), "re": ("are",), "ve": ("have",), "ll": ("will",), "d": ("would", "had"), "s": ("is", "has", "us"),
-}  # fmt: skip
-CURRENCIES = {"$": ("dollar", "dollars"), "£": ("pound", "pounds"), "€": ("euro", "euros")}
-SYMBOLS: dict[str, tuple[Reading, ...]] = {
-    "#": (("pound",), ("hash",), ("number",)),
-    "*": (("star",), ("asterisk",)),
-    "&": (("and",), ("ampersand",)),
-    "%": (("percent",),),
-    "@": (("at",),),
-    "+": (("plus",), ("and",)),
-    "=": (("equals",), ("equal",)),
-    "$": (("dollar",), ("dollar", "sign")),
-    "/": (("slash",),),
-}
+from stages.gate import english, numbers
+from stages.gate.english import Reading
+from stages.gate.numbers import unique
+from stages.gate.sound import DICTIONARY
 
-# Words that a listener cannot tell apart, or that are spelled in two ways. Each line is one sound.
-SAME_SOUND = """
-to two too | for four fore | there their theyre | hear here | by buy bye | one won | no know | right write rite wright
-| zed zee z | be bee b | see sea c | eye i aye | jay j | kay k | el l | em m | en n | oh o owe | pea pee p | queue cue q | are r
-| es s | tea tee t | you u ewe | vee v | ex x | why y | dee d | gee g | eff f | aitch h | a eh
-| ate eight | wait weight | way weigh | week weak | whole hole | new knew | not knot | our hour | your youre
-| wood would | through threw thru | passed past | piece peace | sun son | some sum | meet meat | male mail
-| sale sail | tale tail | plain plane | wear where ware | weather whether | which witch | break brake | blue blew
-| red read | rode road rowed | night knight | made maid | pair pear pare | fair fare | flour flower | great grate
-| hi high | him hymn | in inn | mist missed | morning mourning | none nun | or oar ore | role roll | sell cell
-| sent cent scent | seen scene | stair stare | steal steel | than then | tied tide | vain vein vane | waste waist
-| wore war | bored board | bare bear | base bass | been bin | bread bred | capital capitol | course coarse
-| days daze | dear deer | die dye | do due dew | fined find | guest guessed | heard herd | idle idol | lead led
-| lessen lesson | loan lone | main mane | minor miner | nose knows | principal principle | rain reign rein | raise rays
-| ring wring | root route | seem seam | shore sure | sight site cite | so sew sow | soul sole
-| sweet suite | team teem | tire tyre | toe tow | thrown throne | whine wine | yolk yoke
-| ok okay | mister mr | missus mrs | doctor dr | allright alright | colour color | grey gray | neighbour neighbor
-| neighbours neighbors | centre center | cancelled canceled | dialled dialed | favourite favorite | programme program
-| cheque check | caret carrot carat | tilde tilda | parenthesis parentheses | yankee yankie
-| licence license | theatre theater | metre meter | travelled traveled | fortieth fourtieth
-"""
-_SOUND = {word: line.split()[0] for line in SAME_SOUND.replace("\n", " ").split("|") for word in line.split()}
+Alternative = tuple[int, Reading]  # the token after the last that is read, and the words
+Aliases = tuple[tuple[Reading, Reading], ...]  # pairs of phrases that are one (aliases.py)
 
+MARKS = str.maketrans({
+    **dict.fromkeys("’‘ʼ′＇`ʹ", "'"), **dict.fromkeys("“”″", '"'), **dict.fromkeys("‑−﹣－", "-"), **dict.fromkeys("—‒―", "–"),
+    **dict.fromkeys("×✕", "x"), **dict.fromkeys("\u00a0\u202f\u2009\u2007", " "), "\u00ad": None, "\u200b": None,
+})  # fmt: skip
+
+SIGNS = re.escape("".join(english.CURRENCIES))
+NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)"
+APOSTROPHES = "|".join(sorted((word[1:] for word in english.SHORT_FORMS if word[0] == "'"), key=len, reverse=True))
 TOKEN = re.compile(
-    r"""(?P<ordinal>\d[\d,]*(?:st|nd|rd|th)\b)
-      | (?P<time>\d{1,2}:\d\d\b)
-      | (?P<money>[$£€]\d[\d,]*(?:\.\d\d)?)
-      | (?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)
-      | (?P<initials>[^\W\d_](?:\.[^\W\d_])+\b\.?)
-      | (?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)
-      | (?P<symbol>[#*&%@+=$/])""",
+    rf"""(?P<initials>(?<![^\W\d_])[^\W\d_](?:\.[^\W\d_])+\b\.?)
+      | (?P<number>{NUMBER})
+      | (?P<word>(?<!\w)'(?:{APOSTROPHES})\b|[^\W\d_]+(?:'[^\W\d_]+)*)
+      | (?P<minus>(?<![\w)%])[-–](?=[{SIGNS}]?\.?\d))
+      | (?P<in_place>(?<=[\w%{SIGNS}])[-–](?=[{SIGNS}]?\d)|(?<=\d)[-–](?=\w)|(?<=\d[ ])[-–](?=[ ]\d)|(?<=\w)–(?=\w)|(?<=\w)-(?=[\w-]+\.[a-z])
+          |(?<=\d):(?=\d)|(?<=\w):(?=//)|(?<=\w)/(?=\w)|(?<=[^\W_])[._](?=[^\W_])
+          |[<>~≈](?=[ ]?[{SIGNS}]?\d))
+      | (?P<symbol>[{re.escape("".join(english.SYMBOLS))}])""",
     re.VERBOSE,
 )
 
 
-def tokens(text: str) -> list[tuple[Reading, ...]]:
-    """The readings of every token of `text`, the usual one first. Letters of any alphabet are words."""
-    text = text.lower().replace("’", "'").replace("‘", "'")
-    return [_readings(match.lastgroup or "", match.group()) for match in TOKEN.finditer(text)]
+@lru_cache(maxsize=4096)
+def readings(text: str, aliases: Aliases = ()) -> tuple[tuple[Alternative, ...], ...]:
+    """For every token of `text` the ways to go on from it, the usual one first. Letters of any alphabet are words."""
+    text = plain(text)
+    found = [match for match in TOKEN.finditer(text.lower()) if not _ends_a_sentence(match, text)]
+    starts = [match.start() for match in found]
+    usual: list[list[Alternative]] = [[] for _ in found]
+    others: list[list[Alternative]] = [[] for _ in found]
+    for index, match in enumerate(found):
+        others[index] += [(index + 1, reading) for reading in _token(match)]
+    for pattern, rule, is_usual in RULES:
+        for match in pattern.finditer(text):
+            start, end = bisect_left(starts, match.start()), bisect_left(starts, match.end())
+            if start < end and starts[start] == match.start() and found[end - 1].end() <= match.end():
+                (usual if is_usual else others)[start].extend((end, reading) for reading in rule(match))
+    words = [match.group() for match in found]
+    for phrase, other in (pair for both in aliases for pair in (both, both[::-1])):
+        for end in range(len(phrase), len(words) + 1):
+            said = " ".join(words[end - len(phrase) : end])
+            for ending in ("", "'s"):  # whose
+                if said == " ".join(phrase) + ending:
+                    others[end - len(phrase)].append((end, (*other[:-1], other[-1] + ending)))
+    return tuple(tuple(dict.fromkeys(ways)) for ways in map(list.__add__, usual, others))
 
 
 def spoken(text: str) -> list[str]:
     """The words of `text` in the usual reading: "Press 10, p.m." is press ten p m."""
-    return [word for readings in tokens(text) for word in readings[0]]
+    ways, index = readings(text), 0
+    words: list[str] = []
+    while index < len(ways):
+        index, reading = ways[index][0]
+        words += reading
+    return words
 
 
-def sound(word: str) -> str:
-    """The same for words that sound alike."""
-    return _SOUND.get(word, word)
+def plain(text: str) -> str:
+    """Letters without accents and ligatures, and one sign for all that look alike."""
+    text = re.sub("(?<=\\d)[²³]", lambda power: {"²": " squared", "³": " cubed"}[power.group()], text)
+    text = "".join(f" {sign}" if unicodedata.decomposition(sign).startswith("<fraction>") else sign for sign in text)
+    text = unicodedata.normalize("NFKC", text.translate(MARKS)).replace("\N{FRACTION SLASH}", "/").translate(MARKS)
+    text = "".join(
+        anyascii(sign) if ord(sign) > 127 and unicodedata.name(sign, "").startswith("LATIN ") else sign for sign in text
+    )
+    text = "".join(str(unicodedata.digit(sign)) if sign.isdecimal() else sign for sign in text)
+    return re.sub("(?<=[A-Za-z])[\u0300-\u036f]+", "", text)
 
 
-@cache
-def _readings(kind: str, token: str) -> tuple[Reading, ...]:
-    digits = token.replace(",", "").strip("$£€")
-    if kind == "ordinal":
-        return tuple(_ordinal(reading) for reading in _cardinals(digits[:-2]))
-    if kind == "time":
-        hour, minute = digits.split(":")
-        return _unique([(*_cardinal(int(hour)), *tail) for tail in _minutes(minute)])
-    if kind == "money":
-        return _money(token[0], digits)
-    if kind == "number":
-        whole, _, fraction = digits.partition(".")
-        if not fraction:
-            return _cardinals(whole)
-        return tuple((*head, "point", *(UNITS[int(digit)] for digit in fraction)) for head in _cardinals(whole))
-    if kind == "initials":
-        return (tuple(token.replace(".", "")),)
-    if kind == "symbol":
-        return SYMBOLS[token]
-    return _unique([(token.replace("'", ""),), *_in_full(token)])
+# --- one token --------------------------------------------------------------------------------------------------------
 
 
-def _in_full(word: str) -> list[Reading]:
-    """A contraction as two words, since listeners write "I'm" and "I am" for the same sound."""
+def _ends_a_sentence(match: re.Match[str], text: str) -> bool:
+    """ "Stop.Go": the writer forgot a space; nobody says dot."""
+    return match.group() == "." and text[match.end()].isupper()
+
+
+def _token(match: re.Match[str]) -> Sequence[Reading]:
+    token = match.group()
+    match match.lastgroup:
+        case "initials":
+            return [tuple(token.replace(".", ""))]
+        case "number":
+            return numbers.number(token)
+        case "minus":
+            return [("minus",), ("negative",)]
+        case "in_place":
+            return english.IN_PLACE[token]
+        case "symbol":
+            return english.SYMBOLS[token]
+        case _:
+            return unique([(token,), *_in_full(token, match.string[match.end() :])])
+
+
+def _in_full(word: str, after: str) -> list[Reading]:
+    """A contraction as its words, since listeners write "I'm" and "I am" for the same sound."""
+    if word in english.SHORT_FORMS:
+        return list(english.SHORT_FORMS[word])
     stem, _, ending = word.rpartition("'")
     if ending == "t" and stem.endswith("n"):
-        return [({"wo": "will", "ca": "can", "sha": "shall"}.get(stem[:-1], stem[:-1]), "not")]
-    return [(stem.replace("'", ""), full) for full in CONTRACTED.get(ending, ()) if stem]
+        return [(stem[:-1], "not")]
+    endings = _verbs(stem, after) if ending == "s" else english.CONTRACTED.get(ending, ())
+    return [(*front, full) for full in endings if stem for front in [(stem,), *_in_full(stem, "")]]
 
 
-def _unique(readings: list[Reading]) -> tuple[Reading, ...]:
-    return tuple(dict.fromkeys(readings))
+def _verbs(stem: str, after: str) -> Sequence[str]:
+    """What "'s" may stand for. After a noun it is a verb only where what follows shows it: Mario's castle is his."""
+    if stem == "let":
+        return ("us",)
+    if stem in english.SUBJECTS:
+        return ("is", "has")
+    following = re.match(r"\s+([a-z']+)", after)
+    if not following:
+        return ()
+    verbs = ["is"] if following[1] in english.AFTER_IS or (following[1].endswith("ing") and following[1] not in english.THINGS) else []
+    return verbs + (["has"] if following[1] in english.AFTER_HAS else [])
 
 
-def _cardinal(value: int) -> Reading:
-    if value < 20:
-        return (UNITS[value],)
-    words: list[str] = []
-    groups = []
-    while value:
-        value, rest = divmod(value, 1000)
-        groups.append(rest)
-    for scale in reversed(range(len(groups))):
-        hundreds, rest = divmod(groups[scale], 100)
-        if hundreds:
-            words += [UNITS[hundreds], "hundred"]
-        if rest >= 20:
-            words.append(TENS[rest // 10])
-            rest %= 10
-        if rest:
-            words.append(UNITS[rest])
-        if groups[scale] and scale:
-            words.append(SCALES[scale])
-    return tuple(words)
+# --- several tokens ---------------------------------------------------------------------------------------------------
 
 
-def _cardinals(digits: str) -> tuple[Reading, ...]:
-    """How a string of digits may be read: as one number, digit by digit, in pairs, in hundreds."""
-    spelled = tuple(UNITS[int(digit)] for digit in digits)
-    readings: list[Reading] = []
-    if len(digits) <= 12 and (digits == "0" or digits[0] != "0"):
-        usual = _cardinal(int(digits))
-        readings.append(usual)
-        if len(usual) > 1 and usual[0] == "one":
-            readings += [("a", *usual[1:]), usual[1:]]
-        if "hundred" in usual[:-1]:
-            after = usual.index("hundred") + 1
-            readings.append((*usual[:after], "and", *usual[after:]))
-    if len(digits) == 4 and digits.endswith("00"):
-        readings.append((*_cardinal(int(digits[:2])), "hundred"))
-    if len(digits) in (3, 4):
-        head, tail = _cardinal(int(digits[:-2])), digits[-2:]
-        readings.append((*head, "oh", UNITS[int(tail[1])]) if tail[0] == "0" else (*head, *_cardinal(int(tail))))
-    readings.append(spelled)
-    if len(digits) > 1 and "zero" in spelled:
-        readings.append(tuple("oh" if word == "zero" else word for word in spelled))
-    return _unique(readings)
+def _money(match: re.Match[str]) -> Sequence[Reading]:
+    return numbers.money(match["sign"], match["number"], (match["scale"] or "").lower())
 
 
-def _ordinal(reading: Reading) -> Reading:
-    *head, last = reading
-    if last in ODD_ORDINALS:
-        last = ODD_ORDINALS[last]
-    elif last.endswith("y"):
-        last = last[:-1] + "ieth"
-    else:
-        last += "th"
-    return (*head, last)
+def _money_range(match: re.Match[str]) -> Sequence[Reading]:
+    return [(*least, "to", *most) for least in numbers.number(match["least"])[:3] for most in _money(match)[:6]]
 
 
-def _minutes(minute: str) -> list[Reading]:
-    if minute == "00":
-        return [("oclock",), (), ("hundred",)]
-    return [("oh", UNITS[int(minute[1])])] if minute[0] == "0" else [_cardinal(int(minute))]
+def _fraction(match: re.Match[str]) -> Sequence[Reading]:
+    """ "1/2"; after a number it is what goes beyond it, and then not half alone."""
+    beyond = re.search(r"\d[ -]+$", match.string[: match.start()])
+    return [form for form in numbers.fraction(match[1], match[2]) if not (beyond and form[0] == "half")]
 
 
-def _money(sign: str, digits: str) -> tuple[Reading, ...]:
-    whole, _, cents = digits.partition(".")
-    one, many = CURRENCIES[sign]
-    unit = one if int(whole) == 1 else many
-    readings = [(*head, unit) for head in _cardinals(whole)]
-    if cents and int(cents):
-        tails: list[Reading] = [_cardinal(int(cents)), ("and", *_cardinal(int(cents)), "cents")]
-        readings = [(*head, *tail) for head, tail in product(readings, tails)]
-        readings.append((*_cardinal(int(whole)), *_cardinal(int(cents))))
-    return _unique(readings)
+def _day(match: re.Match[str]) -> Sequence[Reading]:
+    month = english.MONTHS[match["month"].lower()]
+    days = numbers.ordinals(match["day"])[:1]
+    if match.start("month") < match.start("day"):
+        return [form for day in days for form in ((month, *day), (month, "the", *day))] + [(month, *numbers.number(match["day"])[0])]
+    return [form for day in days for form in (("the", *day, "of", month), (*day, "of", month), (*day, month))]
+
+
+def _roman(match: re.Match[str]) -> Sequence[Reading]:
+    """A numeral after a name or after what is counted: Henry VIII, World War II."""
+    value = numbers.roman(match["numeral"].lower())
+    before = re.search(r"(\w+)\W*$", match.string[: match.start()])
+    if value is None or before is None:
+        return []
+    counted = before[1].lower() in english.COUNTED
+    if not counted and not (before[1][0].isupper() and (value > 1 or before[1].lower() not in DICTIONARY)):  # "Charles I", but "Then I"
+        return []
+    digits = str(value)
+    count, order = numbers.number(digits)[0], numbers.ordinals(digits)[0]
+    ending = match["ending"] or ""
+    forms = [count] if counted else [("the", *order), order, count]
+    return [(*form[:-1], form[-1] + ending) for form in forms]
+
+
+def _measure(match: re.Match[str]) -> Sequence[Reading]:
+    before = re.search(r"([\d°²]|[a-z]+)[\s-]*$", match.string[: match.start()].lower())
+    measured = before is not None and (not before[1].isalpha() or before[1] in english.NUMERALS)
+    return english.MEASURES.get(re.sub(r"[. ]", "", match["unit"].lower()), []) if measured else []
+
+
+def _height(match: re.Match[str]) -> Sequence[Reading]:
+    feet, inches = numbers.number(match["feet"])[0], numbers.number(match["inches"] or "0")[0]
+    if not match["inches"]:
+        return [(*feet, foot) for foot in ("feet", "foot")]
+    return [(*feet, foot, *inches, *inch) for foot in ("foot", "feet") for inch in ((), ("inches",), ("inch",))]
+
+
+def _digit_twice(match: re.Match[str]) -> Sequence[Reading]:
+    digit = numbers.DIGITS.get(match["digit"], match["digit"]).lower()
+    return [(digit,) * (2 if match["times"].lower() == "double" else 3)]
+
+
+def _table(table: dict[str, tuple[Reading, ...]]) -> Callable[[re.Match[str]], Sequence[Reading]]:
+    return lambda match: table[match["name"].lower()]
+
+
+def _any(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+
+SCALE = rf"(?:[ -]?(?P<scale>{_any(english.SHORT_SCALES)})\b)?"
+MONTH = rf"(?P<month>{_any(english.MONTHS)})"
+CLEAR = {unit for unit in english.MEASURES if len(unit) > 1 and unit != "in"}  # "in" and "m" are more than units
+
+# Where a rule matches from the start of a token to the end of one, it adds readings: the usual ones, or others.
+RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], Sequence[Reading]], bool]] = [
+    (re.compile(pattern, 0 if rule is _roman else re.IGNORECASE), rule, usual)
+    for pattern, rule, usual in (
+        (r"(\d[\d,]*)(?:st|nd|rd|th)\b", lambda match: numbers.ordinals(match[1]), True),
+        (r"(\d+)'?s\b", lambda match: numbers.plurals(match[1]), True),
+        (rf"(?P<sign>[{SIGNS}]) ?(?P<least>{NUMBER}) ?[-–] ?[{SIGNS}]?(?P<number>{NUMBER}){SCALE}", _money_range, True),
+        (rf"(?P<sign>[{SIGNS}]) ?(?P<number>{NUMBER}){SCALE}", _money, True),
+        (rf"(?P<number>{NUMBER})(?P<scale>) ?(?P<sign>[{SIGNS}{english.CENTS}])", _money, True),
+        (r"(?<![\d.:])([01]?\d|2[0-4]):([0-5]\d)(?!\d)", lambda match: numbers.clock(match[1], match[2]), True),
+        (r"(?<![\d.:])([01]?\d|2[0-4])\.([0-5]\d)(?![\d]|\.\d)", lambda match: numbers.clock(match[1], match[2]), False),
+        (r"(?<![\d/.,])(\d+)/(\d+)(?![\d/])", _fraction, True),
+        (r"(?<![\d/.,])(\d+)[ -]+(\d+)/(\d+)(?![\d/])", lambda match: numbers.mixed(*match.groups()), True),
+        (rf"(?<![\d/.,])1(?=[ -]?(?:{_any(CLEAR | english.SHORT_SCALES.keys())})\b)", lambda match: [("a",), ("an",)], False),
+        (rf"\b{MONTH}\.? (?P<day>[0-3]?\d)(?:st|nd|rd|th)?\b(?![:.]\d)", _day, True),
+        (rf"(?<![\d:.,])(?P<day>[0-3]?\d)(?:st|nd|rd|th)? (?:of )?{MONTH}\b", _day, True),
+        (r"(?<![\d.,])(?<!\d )\d{1,3}(?: \d{3})+(?! ?\d)", lambda match: numbers.number(match[0]), False),
+        (rf"(?<=\d) ?({_any(english.SHORT_SCALES)})\b", lambda match: [(english.SHORT_SCALES[match[1].lower()],)], False),
+        (rf"(?P<unit>(?:sq|cu)\.? ?\w+|{_any(CLEAR)})\b", _measure, True),
+        (rf"(?P<unit>{_any(english.MEASURES.keys() - CLEAR)})\b", _measure, False),
+        (r"\b(?:US|CA|C|AU|A|NZ|HK|S)(?=\$)|%(?=[-–]\d)", lambda match: [()], False),  # not said: US$5, 10%-20%
+        (r"\b(\w+in)'(?!\w)", lambda match: [(match[1].lower() + "g",)], False),
+        (r"(?P<feet>\d+)'(?: ?(?P<inches>\d+)\"?)?(?!\w)", _height, False),
+        (r"(?<=\d)x(?=\d|\b)|(?<=\d )x(?= \d)|\bx(?=\d)", lambda match: [("times",), ("by",)], False),
+        (r"\b(?P<times>double|triple|treble) (?P<digit>oh?|\d|" + _any(numbers.UNITS[:10]) + r")\b", _digit_twice, False),
+        (rf"(?<![^\W\d_])(?P<name>{_any(english.ABBREVIATIONS)})(?!\w)", _table(english.ABBREVIATIONS), True),
+        (rf"(?<![\w.])(?P<name>{_any(english.DOTTED)})\.(?!\w)", _table(english.DOTTED), False),
+        (rf"\b(?P<name>{_any(english.NUMBERED)})\.? ?(?=\d)", _table(english.NUMBERED), False),
+        (r"\b(?P<numeral>[IVXLCDM]+)(?P<ending>'s)?\b", _roman, True),
+        (r"\b(?-i:[A-Z]{2,6})\b", lambda match: [tuple(match[0].lower())], False),
+    )
+]

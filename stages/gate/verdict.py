@@ -1,8 +1,7 @@
-"""Which takes, tiers and checkpoints pass.
+"""What is wrong with a take, and how a checkpoint scores over its takes.
 
 Everything is measured against what the listener makes of real recordings of the same speaker (the noise floor), and
 counted in words and runs of words: half a minute of speech can lose a phrase without moving its word error rate.
-Words decide. Similarity to the speaker ranks checkpoints that are equally good in words, and never saves a lost one.
 """
 
 from __future__ import annotations
@@ -18,13 +17,36 @@ import numpy as np
 
 from stages.common.averages import mean, words_in
 from stages.common.params import GateParams
+from stages.gate.words import align
 
-TIERS = {"5s": 5.0, "15s": 15.0, "30s": 30.0}  # seconds of speech that a text of the tier should last
 Row = dict[str, Any]
 FEW_WORDS = 4     # shorter texts have no speaking rate worth the name
 STUB = 0.4        # share of the expected length below which speech was cut short
 RESAMPLES = 2000  # of the bootstrap
 NAMED = 12        # words that a reason spells out
+
+
+def measured(text: str, heard: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a row of rows.jsonl, before any verdict. `heard`: what `Hearing.hear` made of a take of `text`.
+
+    `rate` is heard words a second of speech. `transcript` is empty when no word was made out, and None without a take.
+    """
+    transcript = heard["transcript"]
+    alignment = align(text, transcript or "")
+    return heard | {
+        "transcript": transcript if alignment.heard else transcript and "",
+        "words": [list(word) for word in alignment.words],
+        "errors": alignment.errors(),
+        "word_error_rate": round(alignment.word_error_rate, 4),
+        "rate": round(len(alignment.heard) / heard["speech"], 3) if heard["speech"] > 0 else None,
+    }
+
+
+# What is heard of a take that does not exist: every word of its text is dropped.
+NOTHING: dict[str, Any] = {
+    "seconds": None, "speech": 0.0, "transcript": None, "leading_silence": None, "trailing_silence": None, "pause": None,
+    "pause_after": None, "unexplained": None, "unexplained_after": None, "bandwidth": None, "similarity": None, "dnsmos": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,9 @@ class Tolerance:
     rate_low: float
     rate_high: float
     trailing_silence: float
+    pause: float
+    unexplained: float
+    bandwidth: int  # Hz, at least
 
 
 def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -> Tolerance:
@@ -65,7 +90,16 @@ def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -
         rate_low=round(min([middle * (1 - gate.rate_drift), *rates]), 3),
         rate_high=round(max([middle * (1 + gate.rate_drift), *rates]), 3),
         trailing_silence=gate.trailing_silence,
+        pause=round(max([row["pause"] for row in recordings], default=0.0) + gate.pause, 2),
+        unexplained=round(max([row["unexplained"] for row in recordings], default=0.0) + gate.unexplained, 2),
+        bandwidth=round(gate.bandwidth * min([row["bandwidth"] for row in recordings], default=0)),
     )
+
+
+def judged(row: Row, allowed: Tolerance) -> Row:
+    """`row` with `passed` and `reasons`."""
+    reasons = judge(row, allowed)
+    return row | {"passed": not reasons, "reasons": reasons}
 
 
 def judge(row: Row, allowed: Tolerance) -> list[str]:
@@ -79,7 +113,7 @@ def judge(row: Row, allowed: Tolerance) -> list[str]:
         reasons.append(f"{row['trailing_silence']:.1f} s of silence at the end")
     if not row["transcript"]:
         return [*reasons, "unheard: the listener made out no words"]
-    return reasons + _words(row, allowed) + _pace(row, allowed)
+    return reasons + _words(row, allowed) + _time(row, allowed) + _pace(row, allowed)
 
 
 def _words(row: Row, allowed: Tolerance) -> list[str]:
@@ -96,6 +130,21 @@ def _words(row: Row, allowed: Tolerance) -> list[str]:
         pairs = [f"{said} for {word}" for op, word, said in row["words"] if op == "substituted"]
         reasons.append(f"{errors['substituted']} of {count} words sound wrong: {_short(pairs, ', ')}")
     return [reason for reason in reasons if reason]
+
+
+def _time(row: Row, allowed: Tolerance) -> list[str]:
+    reasons = []
+    if row["pause"] > allowed.pause:
+        reasons.append(f"a pause of {row['pause']:.1f} s{_after(row['pause_after'])}")
+    if row["unexplained"] > allowed.unexplained:
+        reasons.append(f"unexplained {row['unexplained']:.1f} s{_after(row['unexplained_after'])}: longer than the words that are heard")
+    if row["bandwidth"] < allowed.bandwidth:
+        reasons.append(f"dull: nothing above {row['bandwidth'] / 1000:.1f} kHz, as from a wrong sample rate")
+    return reasons
+
+
+def _after(word: str | None) -> str:
+    return f' after "{word}"' if word else ""
 
 
 def _pace(row: Row, allowed: Tolerance) -> list[str]:
@@ -133,21 +182,6 @@ def _short(parts: list[str], between: str) -> str:
     return " ".join(words[:NAMED]) + (" …" if len(words) > NAMED else "")
 
 
-def tiers(rows: Sequence[Row], pass_share: float) -> dict[str, dict[str, Any]]:
-    """The verdict on one checkpoint for each length tier, from its judged rows. A tier without takes does not pass."""
-    verdicts = {}
-    for tier in TIERS:
-        takes = [row for row in rows if row["tier"] == tier]
-        passed = sum(row["passed"] for row in takes)
-        verdicts[tier] = {
-            "passed": bool(takes) and passed >= pass_share * len(takes),
-            "takes": len(takes),
-            "passed_takes": passed,
-            "reasons": [f"{row['prompt']}: {reason}" for row in takes for reason in row["reasons"]],
-        }
-    return verdicts
-
-
 def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict[str, Any]:
     """Word error rate over all words of a checkpoint's takes and mean similarity to the speaker, each with its 95 %
     bootstrap interval over the takes; mean DNSMOS. `similarity_margin` is the distance from real recordings."""
@@ -172,60 +206,3 @@ def score(rows: Sequence[Row], recordings: Sequence[Row], seed: int = 0) -> dict
 
 def _interval(resampled: np.ndarray) -> list[float]:
     return [round(float(edge), 4) for edge in np.quantile(resampled, [0.025, 0.975])]
-
-
-def promote(
-    order: Sequence[str], verdicts: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]]
-) -> tuple[str | None, str]:
-    """The checkpoint to deploy, or None, and why in words. `order` lists them by epoch, "base" first.
-
-    Of those that pass all tiers, words keep the ones whose error rate lies within the confidence interval of the best
-    one's. Of these it is the earliest that is as near to the speaker as the nearest, within the interval of that one's
-    similarity: the first epochs of a model that carries the voice itself still speak with the voice of the base.
-    The base is what the others are compared with, and is never promoted.
-    """
-    trained = [name for name in order if name != "base"]
-    if not trained:
-        return None, "This is the zero-shot control: it is judged, and there is nothing to promote."
-    passing = [name for name in trained if all(tier["passed"] for tier in verdicts[name].values())]
-    if not passing:
-        return None, _why_none(trained, verdicts)
-    best = min(passing, key=lambda name: (scores[name]["word_error_rate"], -_nearness(scores[name])))
-    low, high = scores[best]["ci"]
-    # An interval of few takes can miss its own mean: whoever is best counts as good enough itself.
-    equal = [name for name in passing if scores[name]["word_error_rate"] <= max(high, scores[best]["word_error_rate"])]
-    nearest = max(equal, key=lambda name: _nearness(scores[name]))
-    near = min((scores[nearest]["similarity_ci"] or [0.0])[0], _nearness(scores[nearest]))
-    chosen = next(name for name in equal if _nearness(scores[name]) >= near)
-    rate = f"{scores[chosen]['word_error_rate']:.1%}"
-    if chosen == best:
-        words = f"{chosen} passes all three tiers with the lowest word error rate, {rate}"
-    else:
-        words = (
-            f"{chosen} passes all three tiers, and its word error rate ({rate}) is inside the confidence interval of "
-            f"the best of them ({best}: {scores[best]['word_error_rate']:.1%}, {low:.1%} to {high:.1%})"
-        )
-    reasons = [
-        reason
-        for earlier, reason in ((set(passing) - set(equal), "lose more words"), (set(equal), "are further from the voice"))
-        if any(order.index(name) < order.index(chosen) for name in earlier)
-    ]
-    if not reasons:
-        return chosen, f"{words}; no earlier one passes."
-    return chosen, f"{words}; earlier ones that pass {' or '.join(reasons)} than chance explains."
-
-
-def _nearness(found: dict[str, Any]) -> float:
-    """Similarity to the speaker; an unknown one is as far as can be."""
-    return found["similarity"] or 0.0
-
-
-def _why_none(trained: Sequence[str], verdicts: dict[str, dict[str, Any]]) -> str:
-    """Names the checkpoint that came nearest, the tiers that it failed, and the first reason in each."""
-    nearest = max(trained, key=lambda name: sum(tier["passed_takes"] for tier in verdicts[name].values()))
-    failed = [
-        f"{name} ({tier['passed_takes']} of {tier['takes']} takes pass; {(tier['reasons'] or ['no takes'])[0]})"
-        for name, tier in verdicts[nearest].items() if not tier["passed"]
-    ]  # fmt: skip
-    many = f"None of {len(trained)} checkpoints passes" if len(trained) > 1 else f"{nearest} does not pass"
-    return f"{many} all three tiers; the nearest, {nearest}, fails " + ", ".join(failed) + "."

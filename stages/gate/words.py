@@ -7,18 +7,18 @@ nothing: compounds that the listener joined or split, words that sound alike, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
-from stages.gate.spoken import sound, tokens
+from stages.gate.aliases import known_aliases
+from stages.gate.sound import same
+from stages.gate.wordgraph import Graph
 
 ERROR = 1_000_000      # one word error; the tie-breakers below never add up to it
 GAP = 20               # opening a run of dropped or inserted words
 UNLIKE = 20            # substituting a word that shares no letters
-LONGEST_JOIN = 6       # words that one heard word may stand for: "m i s d n" and "misdn"
 OPS = ("ok", "substituted", "dropped", "inserted", "merged", "repeated")
 
 
@@ -33,6 +33,7 @@ class Word(NamedTuple):
 @dataclass(frozen=True)
 class Alignment:
     words: tuple[Word, ...]
+    cells: int = 0  # pairs of nodes that the search looked at: its work
 
     @property
     def reference(self) -> list[str]:
@@ -63,105 +64,111 @@ _CHANGE = {"dropped": "lost", "merged": "lost", "inserted": "added", "repeated":
 
 
 def align(text: str, transcript: str) -> Alignment:
-    """Align `text` with `transcript`, choosing for numbers and symbols on either side the reading that fits best."""
-    return Alignment(tuple(_name_repeats(_align(_Graph(text), _Graph(transcript)))))
+    """Align `text` with `transcript`, choosing for numbers and symbols on either side the reading that fits best.
 
-
-class _Graph:
-    """The words of a text as a graph: a path from node 0 to the last node is one way to read the text.
-
-    `ending[v]` lists the words that end at node v, with the node where they start; `phrases[v]` maps the joined
-    letters of 2 to `LONGEST_JOIN` words that end there to their start and words.
+    The team's aliases count (aliases.py). UserError if their file can't be read.
     """
-
-    def __init__(self, text: str):
-        self.ending: list[list[tuple[int, str]]] = [[]]
-        start = 0
-        for readings in tokens(text):
-            last_words = []
-            for reading in readings:
-                node = start
-                for word in reading[:-1]:
-                    self.ending.append([(node, word)])
-                    node = len(self.ending) - 1
-                last_words.append((node, reading[-1]))
-            self.ending.append(last_words)
-            start = len(self.ending) - 1
-        self.phrases = [self._phrases(node) for node in range(len(self.ending))]
-
-    def _phrases(self, node: int) -> dict[str, tuple[int, tuple[str, ...]]]:
-        found: dict[str, tuple[int, tuple[str, ...]]] = {}
-        paths: list[tuple[int, tuple[str, ...]]] = [(node, ())]
-        for size in range(1, LONGEST_JOIN + 1):
-            paths = [(before, (word, *words)) for start, words in paths for before, word in self.ending[start]]
-            if size > 1:
-                for before, words in paths:
-                    found.setdefault("".join(words), (before, words))
-                    found.setdefault("".join(map(sound, words)), (before, words))
-        return found
+    reference, heard = (Graph(written, known_aliases()) for written in (text, transcript))
+    search = _Search(reference, heard)
+    return Alignment(tuple(_name_repeats(search.cheapest())), search.cells)
 
 
-Step = tuple[int, int, int, Word]  # the nodes and the state one step back, and the step
+Plain = tuple[str, str | None, str | None]  # a Word, as it is built by the thousand
+Step = tuple[int, int, int, Plain]  # the nodes and the state one step back, and the step
+Move = tuple[int, int, Plain, int]  # the nodes that it leads to, the step, and its price
 
 
-def _align(reference: _Graph, heard: _Graph) -> list[Word]:
+class _Search:
     """Edit distance with affine gaps (Gotoh 1982) over two word graphs; ties go to the match, then to the drop.
 
-    `cost[i][j]` holds the cheapest way to nodes i and j for each kind of last step: 0 both sides, 1 drop, 2 insertion.
+    A good take has few errors, and then only cells near the diagonal are within reach: the search looks at those that
+    cost at most one error, then four, then as many as it takes when it goes on like that, until one of them is the end.
     """
-    rows, columns = len(reference.ending), len(heard.ending)
-    infinite = ERROR * (rows + columns)
-    cost = [[[infinite] * 3 for _ in range(columns)] for _ in range(rows)]
-    back: dict[tuple[int, int, int], Step] = {}
-    cost[0][0][0] = 0
 
-    def reach(i: int, j: int, state: int, u: int, v: int, word: Word, price: int) -> None:
-        before = cost[u][v]
-        opening = GAP if state else 0
-        prices = [value + price + (opening if last != state else 0) for last, value in enumerate(before)]
-        cheapest = min(prices)
-        if cheapest < cost[i][j][state]:
-            cost[i][j][state] = cheapest
-            back[i, j, state] = (u, v, prices.index(cheapest), word)
+    def __init__(self, reference: Graph, heard: Graph):
+        self.reference, self.heard = reference, heard
+        self.cells = 0
+        self.furthest = 1  # the sum of the nodes of the last cell within reach
+        self._steps = cache(self._steps_from)
 
-    for i in range(rows):
-        for j in range(columns):
-            for u, v, word, price in _pairs(reference, heard, i, j):
-                reach(i, j, 0, u, v, word, price)
-            for u, text in reference.ending[i]:
-                reach(i, j, 1, u, j, Word("dropped", text, None), ERROR)
-            for v, text in heard.ending[j]:
-                reach(i, j, 2, i, v, Word("inserted", None, text), ERROR)
+    def cheapest(self) -> list[Word]:
+        errors = 1
+        while (words := self._within(errors * ERROR + ERROR - 1)) is None:
+            as_many_all_the_way = errors * (len(self.reference.onward) + len(self.heard.onward)) // self.furthest
+            errors = 4 if errors == 1 else max(4 * errors, as_many_all_the_way)
+        return words
 
-    i, j, words = rows - 1, columns - 1, []
-    state = cost[i][j].index(min(cost[i][j]))
-    while i or j:
-        i, j, state, word = back[i, j, state]
-        words.append(word)
-    return words[::-1]
+    def _within(self, limit: int) -> list[Word] | None:
+        """The cheapest alignment that costs at most `limit`, or None. `cost[i][j]` holds the price of the way to nodes i
+        and j for each kind of last step: 0 both sides, 1 drop, 2 insertion."""
+        rows, columns = len(self.reference.onward), len(self.heard.onward)
+        over = limit + 1
+        cost: list[dict[int, list[int]]] = [{} for _ in range(rows)]
+        back: dict[tuple[int, int, int], Step] = {}
+        cost[0][0] = [0, over, over]
+        for i in range(rows):
+            for j in range(columns):
+                before = cost[i].get(j)
+                if before is None:
+                    continue
+                self.cells += 1
+                for state, steps in enumerate(self._steps(i, j, min((limit - min(before)) // ERROR, 2))):
+                    prices = [price if last == state else price + GAP for last, price in enumerate(before)] if state else before
+                    cheapest = min(prices)
+                    last = prices.index(cheapest)
+                    for end, end_heard, word, price in steps:
+                        price += cheapest
+                        if price <= limit:
+                            there = cost[end].setdefault(end_heard, [over] * 3)
+                            if price < there[state]:
+                                there[state] = price
+                                back[end, end_heard, state] = (i, j, last, word)
+
+        i, j, words = rows - 1, columns - 1, []
+        if j not in cost[i]:
+            self.furthest = max(i + j for i, row in enumerate(cost) for j in row)
+            return None
+        state = cost[i][j].index(min(cost[i][j]))
+        while i or j:
+            i, j, state, word = back[i, j, state]
+            words.append(Word(*word))
+        return words[::-1]
+
+    def _steps_from(self, i: int, j: int, errors: int) -> tuple[list[Move], list[Move], list[Move]]:
+        """What may come after nodes i and j for at most `errors`: words on both sides, a drop, an insertion."""
+        said, heard = self.reference.onward[i], self.heard.onward[j]
+        both: list[Move] = []
+        for word, end in said:
+            for other, end_heard in heard:
+                if same(word, other):
+                    both.append((end, end_heard, ("ok", word, other), 0))
+                elif errors:
+                    both.append((end, end_heard, ("substituted", word, other), ERROR + _unlike(word, other)))
+                    for second, second_end in self.reference.onward[end] if errors > 1 else ():
+                        if _merged(word, second, other):
+                            price = 2 * ERROR + _unlike(word + second, other)
+                            both.append((second_end, end_heard, ("merged", f"{word} {second}", other), price))
+        for other, end_heard in heard:
+            both += [(end, end_heard, ("ok", words, other), 0) for words, end in self.reference.compounds(i, other)]
+        for word, end in said:
+            both += [(end, end_heard, ("ok", word, words), 0) for words, end_heard in self.heard.compounds(j, word)]
+        if not errors:
+            return both, [], []
+        drops: list[Move] = [(end, j, ("dropped", word, None), ERROR) for word, end in said]
+        insertions: list[Move] = [(i, end, ("inserted", None, word), ERROR) for word, end in heard]
+        return both, drops, insertions
 
 
-def _pairs(reference: _Graph, heard: _Graph, i: int, j: int) -> Iterator[tuple[int, int, Word, int]]:
-    """What the words that end at nodes i and j may be to each other: (start, start, step, price)."""
-    for u, word in reference.ending[i]:
-        for v, other in heard.ending[j]:
-            if sound(word) == sound(other):
-                yield u, v, Word("ok", word, other), 0
-                continue
-            yield u, v, Word("substituted", word, other), ERROR + round(UNLIKE * (1 - _alike(word, other)))
-            for before, first in reference.ending[u]:
-                likeness = _alike(first + word, other)
-                if likeness >= 0.5 and likeness > max(_alike(word, other), _alike(first, other)):
-                    price = 2 * ERROR + round(UNLIKE * (1 - likeness))
-                    yield before, v, Word("merged", f"{first} {word}", other), price
-    for v, other in heard.ending[j]:
-        if other in reference.phrases[i]:
-            before, words = reference.phrases[i][other]
-            yield before, v, Word("ok", " ".join(words), other), 0
-    for u, word in reference.ending[i]:
-        if word in heard.phrases[j]:
-            before, words = heard.phrases[j][word]
-            yield u, before, Word("ok", word, " ".join(words)), 0
+@lru_cache(maxsize=100_000)
+def _merged(first: str, second: str, heard: str) -> bool:
+    """Whether `heard` is more like both words together than like either."""
+    likeness = _alike(first + second, heard)
+    return likeness >= 0.5 and likeness > max(_alike(first, heard), _alike(second, heard))
+
+
+@lru_cache(maxsize=100_000)
+def _unlike(word: str, other: str) -> int:
+    return round(UNLIKE * (1 - _alike(word, other)))
 
 
 @lru_cache(maxsize=100_000)
@@ -173,7 +180,7 @@ def _alike(first: str, second: str) -> float:
 
 def _name_repeats(words: list[Word]) -> list[Word]:
     """Inserted words that say again what is heard right before or after them are repeats."""
-    heard = [sound(word) for step in words if step.heard for word in step.heard.split()]
+    heard = [word for step in words if step.heard for word in step.heard.split()]
     named, position = [], 0
     run = 0  # end, in heard words, of the repeat that is being named
     for index, step in enumerate(words):
@@ -191,7 +198,10 @@ def _repeat(heard: list[str], start: int, longest: int) -> int:
     """Words in the longest phrase, at most `longest`, that starts at `start` and stands right beside itself, or 0."""
     for size in range(longest, 0, -1):
         phrase = heard[start : start + size]
-        if phrase == heard[start + size : start + 2 * size] or phrase == heard[max(start - size, 0) : start]:
+        if _alike_all(phrase, heard[start + size : start + 2 * size]) or _alike_all(phrase, heard[max(start - size, 0) : start]):
             return size
     return 0
 
+
+def _alike_all(phrase: list[str], other: list[str]) -> bool:
+    return len(phrase) == len(other) and all(map(same, phrase, other))
