@@ -1,7 +1,8 @@
 """The listening pages.
 
-python -m stages.report --model NAME    data/NAME/{checkpoints,gate} -> reports/families/NAME/
-python -m stages.report                 reports/families/* -> reports/index.html
+python -m stages.report --model NAME      data/NAME/{checkpoints,gate} -> reports/families/NAME/
+python -m stages.report                   reports/families/* -> reports/index.html
+python -m stages.report --verdict FILE    what a person heard -> reports/verdicts/<family>/<rater>.json
 """
 
 from __future__ import annotations
@@ -13,26 +14,43 @@ from typing import Any
 
 from models.parts.errors import UserError
 from stages.common.cli import run
-from stages.common.files import read_json, sha256, staged, write_json, write_text
+from stages.common.files import REFERENCE, read_json, sha256, staged, write_json, write_text
 from stages.common.params import Params, load_params
 from stages.report import chart
-from stages.report.findings import findings, headline, routing, score, silent
-from stages.report.page import render, tier_name
-from stages.report.records import Recording, Take
-from stages.report.results import TIERS, Results, epoch_of, read_results, summarise
+from stages.report.agreement import Fresh, fresh, pairs, with_gate
+from stages.report.findings import (
+    asked_in_words,
+    findings,
+    headline,
+    parting,
+    routing,
+    score,
+    silent,
+    standing,
+    tier_name,
+)
+from stages.report.loudness import Sound, matched
+from stages.report.page import render
+from stages.report.records import Asked, Recording, Take, made_by, recorded_as
+from stages.report.results import Results, read_results, summarise
+from stages.report.verdicts import RECORDED, bring_in, of_takes
 
 FAMILIES = Path("reports/families")
 INDEX = Path("reports/index.html")
 CORPUS = Path("reports/corpus/index.html")
-RECORDED = ("recording", "codec")  # columns that no checkpoint spoke: the real thing, and what the codec alone makes of it
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.report", description="Build the listening pages.")
-    parser.add_argument("--model", help="one family's page; without it, the comparison of all")
-    model = parser.parse_args(arguments).model
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", help="the page of one family, or of one system of `external`; without it, the comparison of all")
+    what.add_argument("--verdict", type=Path, metavar="FILE", help="take in what a listening page saved")
+    asked = parser.parse_args(arguments)
     params = load_params()
-    print(family_page(model, params) if model else index_page(params))
+    if asked.verdict:
+        print(bring_in(asked.verdict, params.compared))
+    else:
+        print(family_page(asked.model, params) if asked.model else index_page(params))
 
 
 # --- one family -------------------------------------------------------------------------------------------------------
@@ -40,103 +58,141 @@ def main(arguments: list[str]) -> None:
 
 def family_page(family: str, params: Params) -> Path:
     """Write reports/families/<family>/: the page, its audio, and summary.json for the comparison. Returns the page."""
-    params.family(family)
-    results = read_results(family)
+    if family not in params.external:
+        params.family(family)
+    results = read_results(family, params)
     summary = summarise(results)
     with staged(FAMILIES / family) as folder:
-        hashes = _copy_audio(results, folder)
+        audio = Audio(results, folder)
+        raters = [fresh(one, audio.hash_of, audio.candidates) for one in results.verdicts]
         page = render(
             "family.html",
+            "page.js",
+            "listen.js",
             title=params.report.title,
             results=results,
             summary=summary,
-            charts=charts(results),
-            prompts=prompts(results, hashes),
-            order=[*RECORDED, *results.judgement.order],
+            standing=standing(summary),
+            asked=asked_in_words(results.judgement.asked, None if results.external else results.reading),
+            disagreed=[take for take in results.takes if take.second],
+            parting=parting(summary),
+            charts=charts(results, summary),
+            tables=tables(results, audio, raters),
+            candidates=audio.candidates,
             recorded=RECORDED,
-            tiers=TIERS,
+            reference=(REFERENCE, audio.sounds[REFERENCE]) if results.reference else None,
+            raters=raters,
+            agreement=pairs(raters),
+            with_gate=with_gate(raters, results.takes),
         )
         write_text(folder / "index.html", page)
         write_json(folder / "summary.json", summary)
     return FAMILIES / family / "index.html"
 
 
-def _copy_audio(results: Results, folder: Path) -> dict[str, str]:
-    """Copy every take, and the prompts' recordings, real and through the codec, to `folder` under the same path; returns the hash of each."""
-    prompts = {take.prompt for take in results.takes}
-    recordings = [one for one in results.recordings if one.prompt in prompts]
-    gate = Path("data") / results.family / "gate"
-    hashes = {}
-    for wav in sorted({one.wav for one in [*results.takes, *recordings, *results.resynthesised] if one.wav}):
-        if not (gate / wav).is_file():
-            raise UserError(f"{gate / wav}: listed and not there; run `dvc repro gate@{results.family}`")
-        (folder / wav).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(gate / wav, folder / wav)
-        hashes[wav] = sha256(folder / wav)
-    return hashes
+class Audio:
+    """Copies every take, and the prompts' recordings, real and through the codec, to `folder` under the same path, and the
+    reference; and knows of each its hash and how loud it is. `candidates`: one hash for all the takes of each."""
+
+    def __init__(self, results: Results, folder: Path):
+        prompts = {recorded_as(take.prompt) for take in results.takes}
+        self.real = [{one.prompt: one for one in rows if one.prompt in prompts} for rows in (results.noise.rows, results.codec.rows)]
+        gate = Path("data") / results.family / "gate"
+        wavs = sorted({one.wav for one in [*results.takes, *self.real[0].values(), *self.real[1].values()] if one.wav})
+        for wav in wavs:
+            if not (gate / wav).is_file():
+                raise UserError(f"{gate / wav}: listed and not there; run `dvc repro {made_by('gate', results.family)}`")
+            (folder / wav).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(gate / wav, folder / wav)
+        self.hashes = {wav: sha256(folder / wav) for wav in wavs}
+        if results.reference:
+            shutil.copyfile(results.reference.wav, folder / REFERENCE)
+            wavs.append(REFERENCE)
+        self.sounds = matched({wav: folder / wav for wav in wavs})
+        self.takes = {(one.checkpoint, one.prompt, one.seed): one for one in results.takes}
+        spoken = [(one.checkpoint, self.hashes[one.wav]) for one in results.takes if one.wav]
+        self.candidates = {name: of_takes(digest for who, digest in spoken if who == name) for name in results.candidates}
+
+    def heard(self, who: str, prompt: str, seed: int) -> Recording | None:
+        """The take of a candidate, or the recording that says the text."""
+        if who in RECORDED:
+            return self.real[RECORDED.index(who)].get(recorded_as(prompt))
+        return self.takes.get((who, prompt, seed))
+
+    def hash_of(self, take: tuple[str, str, int]) -> str | None:
+        heard = self.heard(*take)
+        return self.hashes.get(heard.wav or "") if heard else None
+
+    def sound(self, heard: Recording) -> Sound | None:
+        return self.sounds.get(heard.wav or "")
 
 
-def charts(results: Results) -> list[Any]:
-    """Loss, word error rate, takes passed and similarity over the epochs; none for the control, which has one point."""
-    if results.control:
+def charts(results: Results, summary: dict[str, Any]) -> list[Any]:
+    """Over the epochs: loss, word error rate, takes passed, similarity, speaking rate; over the scales words and similarity. All
+    that the gate measured is of screening takes: those are the same texts for every candidate. None where nothing was trained
+    here."""
+    if results.control or results.external:
         return []
-    judgement, losses, floor = results.judgement, results.validation_losses(), results.floor
-    epochs = [epoch_of(name) for name in judgement.order]
-    scores = [judgement.scores[name] for name in judgement.order]
-    promoted = epoch_of(judgement.promoted) if judgement.promoted else None
+    judgement, losses, floor, over = results.judgement, results.validation_losses(), results.floor, results.over_epochs
+    promoted = results.candidates[judgement.promoted] if judgement.promoted else None
+    axis = chart.checkpoint_axis(results.steps, promoted.epoch if promoted else None)
+    parted = parting(summary)
+    part = parted.epoch if parted else None
     train = [(row.epoch, row.train.total) for row in results.history if row.train]
-    tiers = {tier_name(tier): [judgement.tiers[name][tier] for name in judgement.order] for tier in TIERS}
+    scores = [one.screened for one in over]
+    tiers = {tier_name(tier): [one.tiers[tier] for one in scores] for tier in judgement.tiers}
+    at = (promoted.checkpoint, promoted.scale) if promoted and promoted.scale is not None else None
     return [
-        chart.loss_chart(epochs, train, sorted(losses.items()), losses[0.0], promoted),
-        chart.error_chart(epochs, scores, floor.word_error_rate, promoted),
-        chart.tier_chart(epochs, tiers, promoted),
-        chart.similarity_chart(epochs, scores, floor.similarity, promoted),
+        chart.loss_chart(axis, train, sorted(losses.items()), losses.get(0.0), part),
+        chart.error_chart(axis, scores, floor.word_error_rate, part),
+        chart.tier_chart(axis, tiers),
+        chart.similarity_chart(axis, scores, floor.similarity),
+        chart.rate_chart(axis, [results.drift(one.checkpoint) for one in over]),
+        *chart.scale_charts(results.sweeps(), at),
     ]
 
 
-def prompts(results: Results, hashes: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the listening table by tier, held-out prompts first; one row a prompt and seed.
+def tables(results: Results, audio: Audio, raters: list[Fresh]) -> list[dict[str, Any]]:
+    """The listening tables: of each length the confirming takes, and then of each the screening takes. A table has the
+    columns of those who read its texts, and one row for each prompt and seed, held-out prompts first.
 
-    A row's `cells` follow the columns: the recording, real and through the codec (None where there is none), then the
-    checkpoints.
+    A row's `cells` follow the columns: the recording, real and through the codec (None where there is none), then candidates.
     """
-    recordings = {one.prompt: one for one in results.recordings}
-    resynthesised = {one.prompt: one for one in results.resynthesised}
-    takes = {(one.prompt, one.seed, one.checkpoint): one for one in results.takes}
-    order = results.judgement.order
+    recorded = RECORDED if results.codec.rows else RECORDED[:1]  # a system from elsewhere has no codec here
     several_seeds = len({one.seed for one in results.takes}) > 1
-    firsts: dict[tuple[str, int], Take] = {}
-    for one in results.takes:
-        firsts.setdefault((one.prompt, one.seed), one)
-    rows: dict[str, list[dict[str, Any]]] = {tier: [] for tier in TIERS}
-    for take in sorted(firsts.values(), key=lambda one: one.kind != "held-out"):
-        recorded = [recordings.get(take.prompt), resynthesised.get(take.prompt)]
-        found = [*recorded, *(takes.get((take.prompt, take.seed, name)) for name in order)]
-        cells = [_cell(one, name, take, results, hashes) for one, name in zip(found, [*RECORDED, *order], strict=True)]
-        seed = take.seed if several_seeds else None
-        rows[take.tier].append(
-            {"prompt": take.prompt, "kind": take.kind, "seed": seed, "text": take.text, "cells": cells}
-        )
-    return {tier: found for tier, found in rows.items() if found}
+    found = []
+    for phase in ("confirm", "screen"):
+        for tier in results.judgement.tiers:
+            takes = [one for one in results.takes if (one.phase, one.tier) == (phase, tier)]
+            who = {one.checkpoint for one in takes}
+            columns = [*recorded, *(name for name in results.judgement.order if name in who)]
+            firsts: dict[tuple[str, int], Take] = {}
+            for one in sorted(takes, key=lambda one: one.kind != "held-out"):
+                firsts.setdefault((one.prompt, one.seed), one)
+            rows = [
+                {"prompt": one.prompt, "kind": one.kind, "seed": one.seed if several_seeds else None, "text": one.text,
+                 "cells": [_cell(name, one, audio, raters) for name in columns]}
+                for one in firsts.values()
+            ]  # fmt: skip
+            if rows:
+                found.append({"phase": phase, "tier": tier, "id": f"{phase}-{tier}", "columns": columns, "rows": rows})
+    return found
 
 
-def _cell(
-    heard: Recording | None, checkpoint: str, row: Take, results: Results, hashes: dict[str, str]
-) -> dict[str, Any] | None:
-    """One take (or recording) in the row of `row`, with the verdict that a person gave on this very audio."""
+def _cell(who: str, row: Take, audio: Audio, raters: list[Fresh]) -> dict[str, Any] | None:
+    """One take (or recording) in the row of `row`, with what people said of this very audio."""
+    heard = audio.heard(who, row.prompt, row.seed)
     if heard is None:
         return None
-    digest = hashes.get(heard.wav or "")
-    verdicts = results.verdicts.by_take() if results.verdicts else {}
-    verdict = verdicts.get((checkpoint, row.prompt, row.seed))
-    fresh = verdict is not None and verdict.sha256 == digest
+    take = (who, row.prompt, row.seed)
     return {
         "take": heard,
-        "checkpoint": checkpoint,
+        "checkpoint": who,
         "prompt": row.prompt,
         "seed": row.seed,
-        "sha256": digest,
-        "verdict": verdict if fresh else None,
+        "sha256": audio.hash_of(take),
+        "sound": audio.sound(heard),
+        "verdicts": [(one.rater, one.ratings[take]) for one in raters if take in one.ratings],
     }
 
 
@@ -144,10 +200,14 @@ def _cell(
 
 
 def index_page(params: Params) -> Path:
-    """Write reports/index.html from the summaries of all of `params.models`. Returns the page."""
-    summaries = [_summary(family) for family in params.models]
+    """Write reports/index.html from the summaries of all of `params.compared`. Returns the page."""
+    summaries = [_summary(name) for name in params.compared]
+    same = listening(summaries)
+    heard = [row["recording"] for row in same if row["recording"]]
+    heard += [f"families/{family}/{take['wav']}" for row in same for family, take in row["takes"].items()]
     page = render(
         "index.html",
+        "page.js",
         title=params.report.title,
         params=params,
         summaries=summaries,
@@ -155,9 +215,11 @@ def index_page(params: Params) -> Path:
         silent=silent(summaries),
         findings=findings(summaries),
         routing=routing(summaries),
-        listening=listening(summaries),
+        listening=same,
+        sounds=matched({wav: INDEX.parent / wav for wav in heard}),
         score=score,
-        tiers=TIERS,
+        standing=standing,
+        asked=asked_in_words(asked, params.reading) if (asked := _same_test(summaries)) else None,
         corpus=CORPUS.relative_to(INDEX.parent),
     )
     write_text(INDEX, page)
@@ -169,14 +231,21 @@ def _summary(family: str) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = read_json(path)
     except UserError as error:
-        raise UserError(f"{error}; run `dvc repro report@{family}`") from None
+        raise UserError(f"{error}; run `dvc repro {made_by('report', family)}`") from None
     return summary
 
 
+def _same_test(summaries: list[dict[str, Any]]) -> Asked | None:
+    """What the gate asked; None where families were asked different things."""
+    asked = [one["asked"] for one in summaries]
+    return Asked.model_validate(asked[0]) if all(one == asked[0] for one in asked) else None
+
+
 def listening(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each tier the held-out prompt that most families spoke: its text, its recording, and each family's take."""
+    """For each tier the held-out prompt that most families spoke, with a recording if there is one: its text, its recording,
+    and each family's confirming take."""
     rows = []
-    for tier in TIERS:
+    for tier in dict.fromkeys(tier for summary in summaries for tier in summary["tiers"]):
         spoken: dict[str, dict[str, dict[str, Any]]] = {}
         for summary in summaries:
             for sample in summary["samples"]:
@@ -184,8 +253,8 @@ def listening(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     spoken.setdefault(sample["prompt"], {})[summary["family"]] = sample
         if not spoken:
             continue
-        prompt = max(spoken, key=lambda name: len(spoken[name]))  # the first of those with most
-        takes = spoken[prompt]
+        prompt = max(spoken, key=lambda name: (len(spoken[name]), any(one["recording"] for one in spoken[name].values())))
+        takes = spoken[prompt]  # of the first of those with most
         recorded = (f"families/{family}/{take['recording']}" for family, take in takes.items() if take["recording"])
         row = {"tier": tier, "prompt": prompt, "text": next(iter(takes.values()))["text"], "takes": takes}
         rows.append({**row, "recording": next(recorded, None)})

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from stages.report.findings import percent
+from stages.report.findings import counted, percent, tier_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -43,11 +43,6 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else str(timedelta(minutes=minutes))[:-3] + " h"
 
 
-def tier_name(tier: str) -> str:
-    """ "15s" is "15 s"."""
-    return f"{tier.removesuffix('s')} s"
-
-
 def measured(value: float | None, form: str, missing: str = "not measured") -> str:
     return missing if value is None else form.format(value)
 
@@ -61,14 +56,15 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=percent, count=count, khz=khz, duration=duration)
+    made.filters.update(percent=percent, counted=counted, count=count, khz=khz, duration=duration)
     made.filters.update(measured=measured, tier=tier_name, url=quote)
     return made
 
 
-def render(template: str, **values: Any) -> str:
-    """The page that `template` makes of `values`, with the style and the script of all pages inlined."""
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+def render(template: str, *scripts: str, **values: Any) -> str:
+    """The page that `template` makes of `values`, with the style of all pages and these scripts inlined."""
+    style, *parts = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", *scripts))
+    script = "".join(parts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     inlined = {"style": Markup(style), "script": Markup(script), "script_hash": digest}
     return environment().get_template(template).render(**inlined, **values)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from models.parts.errors import UserError
 from stages.common import licences
@@ -48,12 +49,19 @@ class Card(BaseModel):
     output_sample_rate: int
     lora: Lora
     licence: Licence
+    unreleased: str = ""
     traps: list[str] = []
     sources: list[str] = []
 
 
 class LossValue(BaseModel):
     total: float
+
+
+class Validation(BaseModel):
+    """`total` is null where no sentence was held out."""
+
+    total: float | None
 
 
 class Training(BaseModel):
@@ -66,13 +74,14 @@ class Training(BaseModel):
     weights: Path
     parameters: int
     trainable_parameters: int
-    base_validation: LossValue
+    base_validation: Validation
 
 
 class HistoryRow(BaseModel):
     epoch: float
+    step: int
     train: LossValue | None = None
-    validation: LossValue | None = None
+    validation: Validation | None = None
 
 
 Operation = Literal["ok", "substituted", "dropped", "inserted", "merged", "repeated"]
@@ -95,9 +104,21 @@ class Recording(BaseModel):
     dnsmos: float | None = None
 
 
-class Take(Recording):
-    """One row of the gate: what one checkpoint made of one prompt with one seed. `rate` is words per second."""
+class Second(BaseModel):
+    """What the second listener says of a take whose verdict would be another by its ears."""
 
+    listener: str
+    transcript: str | None
+    passed: bool
+    reasons: list[str]
+
+
+class Take(Recording):
+    """One row of the gate: what one candidate made of one prompt with one seed. `checkpoint` is the candidate's name, as in
+    verdict.json; `rate` is words per second. All candidates read the texts of `screen`, those of `confirm` only the base
+    and the finalists."""
+
+    phase: Literal["screen", "confirm"]
     checkpoint: str
     tier: str
     kind: str
@@ -107,20 +128,72 @@ class Take(Recording):
     error: str | None
     passed: bool
     reasons: list[str]
+    second: Second | None = None
+
+
+def recorded_as(prompt: str) -> str:
+    """The prompt whose recording says the text of `prompt`: a text that is also read in one go has an id for that."""
+    return prompt.removesuffix("-whole")
 
 
 class Recordings(BaseModel):
-    """floor.json: what the listener makes of real recordings, those of the prompts among them. codec.json: of those of
-    the prompts, encoded and decoded again."""
+    """Of the prompts."""
 
     rows: list[Recording]
 
 
-class TierVerdict(BaseModel):
-    passed: bool
+class Resynthesised(Recording):
+    """By the decoder of a candidate whose training changed it: `checkpoint` names that."""
+
+    checkpoint: str
+
+
+class Codec(Recordings):
+    """codec.json: the recordings of the prompts, encoded and decoded again."""
+
+    tuned: list[Resynthesised] = []
+
+
+class Utterance(BaseModel):
+    """One of the speaker's, by which the network or the decoder knows the voice."""
+
+    id: str
+    text: str
+
+
+class Voice(BaseModel):
+    """voice.json. The first of `prompts` is the reference, where there is a recording of one."""
+
+    prompts: list[Utterance]
+
+
+class Pace(BaseModel):
+    """Words per second of the recordings of one length; None where there is none."""
+
+    rate: float | None
+
+
+class NoiseFloor(Recordings):
+    """floor.json: what the listener makes of real recordings, those of the prompts among them. `aliases`: pairs of spellings
+    that cost no word errors."""
+
+    tolerances: dict[str, Pace]
+    aliases: list[tuple[str, str]] = []
+
+
+class TierCount(BaseModel):
+    """Of the takes of one length, how many passed, and what was wrong with the others."""
+
     takes: int
     passed_takes: int
     reasons: list[str]
+
+
+class TierVerdict(TierCount):
+    """`needed`: takes that might decide what these leave undecided; None where none would help."""
+
+    verdict: Literal["passes", "fails", "undecided"]
+    needed: int | None
 
 
 class Score(BaseModel):
@@ -133,21 +206,77 @@ class Score(BaseModel):
     dnsmos: float | None
 
 
+class Screened(Score):
+    """Of few takes, the same texts for every candidate: what one candidate may be compared with another by."""
+
+    tiers: dict[str, TierCount]
+
+
+class Confirmed(Score):
+    """Of fresh takes, which did not choose the candidate: what may be claimed of it."""
+
+    tiers: dict[str, TierVerdict]
+
+
+class Candidate(BaseModel):
+    """A checkpoint at one scale of its adapter; the base (epoch 0) has none. `confirmed` is None where screening ruled it out.
+    The `epoch` of one from elsewhere is its place in the order."""
+
+    checkpoint: str
+    epoch: int
+    scale: float | None
+    screened: Screened
+    confirmed: Confirmed | None
+
+
+class Asked(BaseModel):
+    """The sequential test: the share of takes that must pass, its error rates, and how many takes it may look at."""
+
+    rate: float
+    false_pass: float
+    false_fail: float
+    batch: int
+    budget: int
+
+
 class Judgement(BaseModel):
-    """verdict.json. `order` lists the checkpoints by epoch, "base" first."""
+    """verdict.json. `order` lists the candidates by epoch, the base first where there is one."""
 
     promoted: str | None
     why: str
-    tiers: dict[str, dict[str, TierVerdict]]
-    scores: dict[str, Score]
+    tiers: list[str] = Field(min_length=1)
     order: list[str] = Field(min_length=1)
+    asked: Asked
+    candidates: dict[str, Candidate]
+
+    @model_validator(mode="after")
+    def _together(self) -> Judgement:
+        if {*self.order} != {*self.candidates}:
+            raise PydanticCustomError("together", "order and candidates do not name the same")
+        if any(not one.epoch and not one.confirmed for one in self.candidates.values()):
+            raise PydanticCustomError("together", "the base was not confirmed, and nothing can be compared with it")
+        if not any(one.confirmed for one in self.candidates.values()):
+            raise PydanticCustomError("together", "no candidate was confirmed, and nothing can be claimed")
+        for name, one in self.candidates.items():
+            if any({*found.tiers} != {*self.tiers} for found in (one.screened, one.confirmed) if found):
+                raise PydanticCustomError("together", "candidates.{name}: other lengths than tiers has", {"name": name})
+        if self.promoted and not (self.promoted in self.candidates and self.candidates[self.promoted].confirmed):
+            raise PydanticCustomError("together", "promoted: {name} was not confirmed", {"name": self.promoted})
+        return self
 
 
 class StageCost(BaseModel):
-    """The part of reports/metrics/<stage>-<family>.json that says what the stage took."""
+    """The part of reports/metrics/<stage>-<family>.json that says what the stage took, and of tokenise the voice of the release
+    that said the corpus; None where people did."""
 
     seconds: float
     peak_mib: float
+    own_voice: str | None = None
+
+
+def made_by(stage: str, name: str) -> str:
+    """`stage` as DVC names it for a family, or for a system from elsewhere."""
+    return f"{stage}@{name}" if name in licences.families() else f"{stage}-external@{name}"
 
 
 def validated(kind: type[Record], value: Any, where: str, way_out: str) -> Record:
@@ -191,4 +320,4 @@ def read_card(family: str) -> Card:
 def read_cost(stage: str, family: str) -> StageCost | None:
     """None when the stage left no metrics: the report then says "not measured"."""
     path = METRICS / f"{stage}-{family}.json"
-    return read_one(StageCost, path, f"{stage}@{family}") if path.exists() else None
+    return read_one(StageCost, path, made_by(stage, family)) if path.exists() else None

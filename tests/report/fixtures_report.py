@@ -38,28 +38,56 @@ PROMPTS = {
         "time is seven minutes.",
     ),
 }
-# How many words the takes of a checkpoint lose from their text, by tier.
+CONFIRMING = {  # fresh texts, for the base and the finalists
+    "test-4": ("5s", "held-out", "All of our agents are busy right now, so please stay on the line and we will be with you."),
+    "numbers-2-5s": ("5s", "general", "Your order number is seven four one nine, and the total is sixty two dollars."),
+    "mix-15s-2": (
+        "15s",
+        "held-out",
+        "Please hold the line while we find somebody. For support, press two. To hear these choices again, stay on the line. "
+        "Thank you for calling. You may dial the extension at any time.",
+    ),
+    "test-10": (
+        "30s",
+        "held-out",
+        "You have reached a number that is not in service at this time. If you feel that you have reached this recording in "
+        "error, please check the number and try your call again, or hang up and dial zero for the operator. If you know your "
+        "party's extension, you may dial it now. Otherwise please wait, and somebody will be with you soon.",
+    ),
+}
+TIERS = ("5s", "15s", "30s")
+RECORDED = ("test-3", "test-4", "test-7")
+# How many words the takes of a candidate lose from their text, by tier.
 LOST: dict[str, dict[str, dict[str, int]]] = {
     "cosyvoice2": {"base": {"5s": 2, "15s": 6, "30s": 14}},
     "cosyvoice3": {
         "base": {"5s": 3, "15s": 8, "30s": 16},
         "epoch-02": {"5s": 1, "15s": 3, "30s": 6},
         "epoch-04": {"5s": 0, "15s": 0, "30s": 1},
-        "epoch-06": {"5s": 0, "15s": 1, "30s": 0},
+        "epoch-04@0.5": {"5s": 0, "15s": 1, "30s": 2},
+        "epoch-06": {"5s": 0, "15s": 4, "30s": 5},
     },
     "fish_s2": {
         "base": {"5s": 2, "15s": 9, "30s": 20},
         "epoch-02": {"5s": 0, "15s": 1, "30s": 11},
         "epoch-04": {"5s": 0, "15s": 1, "30s": 8},
     },
-    "qwen3_tts": {"base": {"5s": 3, "15s": 9, "30s": 18}, "epoch-02": {"5s": 0, "15s": 3, "30s": 7}},
+    "qwen3_tts": {"base": {"5s": 3, "15s": 9, "30s": 18}, "epoch-02": {"5s": 0, "15s": 1, "30s": 2}},
     # two that do not speak
     "chatterbox": {"base": {"5s": 11, "15s": 26, "30s": 50}, "epoch-02": {"5s": 10, "15s": 24, "30s": 48}},
     "indextts2": {"base": {"5s": 11, "15s": 27, "30s": 52}, "epoch-02": {"5s": 9, "15s": 22, "30s": 44}},
     "voxtral": {"base": {"5s": 2, "15s": 8, "30s": 15}, "epoch-02": {"5s": 1, "15s": 3, "30s": 5}},
 }
+LOST_ONCE = {("qwen3_tts", "epoch-02", "test-4"): 4}  # ... and what one take loses, so that its length is undecided
+FINALISTS = {
+    "cosyvoice2": [], "cosyvoice3": ["epoch-04", "epoch-04@0.5"], "fish_s2": ["epoch-02", "epoch-04"],
+    "qwen3_tts": ["epoch-02"], "chatterbox": ["epoch-02"], "indextts2": ["epoch-02"], "voxtral": ["epoch-02"],
+}  # fmt: skip
 PROMOTED = dict.fromkeys(LOST) | {"cosyvoice3": "epoch-04"}
 ALLOWED = 2  # lost words that a take may have and still pass
+ASKED = {"rate": 0.5, "false_pass": 0.05, "false_fail": 0.05, "batch": 4, "budget": 16}
+LOUD = {"base": 0.6, "epoch-02": 0.1}  # the second is too quiet for the others to come down to it
+SPEECH = 3.0  # words per second of the recordings
 
 
 def build(root: Path, hostile: str = "") -> Path:
@@ -87,10 +115,10 @@ def write(path: Path, value: Any) -> None:
 
 def _family(root: Path, family: str, weights: str, hostile: str) -> None:
     data, order = root / "data" / family, list(LOST[family])
-    epochs = [int(name[-2:]) for name in order[1:]]
+    epochs = sorted({_epoch(name) for name in order[1:]})
     base = 4.8 if family == "fish_s2" else 3.1
     train = {
-        "family": family, "mode": "lora", "settings": {"mode": "lora", "rank": 16, "alpha": 32.0},
+        "family": family, "mode": "lora", "settings": {"mode": "lora", "rank": 16, "alpha": 32.0, "parts": ["llm", "flow"] if family == "cosyvoice3" else ["llm"]},
         "lr": 1e-3 if epochs else None, "epochs": epochs, "weights": weights, "base_sha256": "0" * 64,
         "labels_per_epoch": 31000, "parameters": 3_712_000, "trainable_parameters": 148_000 if epochs else 0,
         "base_validation": {"total": base, "parts": {"speech": base}},
@@ -98,19 +126,25 @@ def _family(root: Path, family: str, weights: str, hostile: str) -> None:
     write(data / "checkpoints/train.json", train)
     _lines(data / "checkpoints/history.jsonl", _history(base, max(epochs, default=0)))
     takes = [_take(data / "gate", family, name, prompt, hostile) for name in order for prompt in PROMPTS]
+    takes += [_take(data / "gate", family, name, prompt, "") for name in ["base", *FINALISTS[family]] for prompt in CONFIRMING]
     _lines(data / "gate/rows.jsonl", takes)
-    tiers = {name: {tier: _tier(takes, name, tier) for tier in ("5s", "15s", "30s")} for name in order}
-    scores = {name: _score([take for take in takes if take["checkpoint"] == name]) for name in order}
     promoted = PROMOTED[family]
     why = f"{promoted} is the earliest that passes all three tiers." if promoted else "None passes all three tiers."
-    verdict = {"family": family, "promoted": promoted, "why": why, "tiers": tiers, "scores": scores, "order": order}
-    write(data / "gate/verdict.json", verdict)
-    recordings = [_recording(data / "gate", prompt) for prompt in ("test-3", "test-7")]
+    write(data / "gate/verdict.json", {
+        "family": family, "promoted": promoted, "why": why, "tiers": TIERS, "order": order, "asked": ASKED,
+        "candidates": {name: _candidate(takes, name, name in ["base", *FINALISTS[family]]) for name in order},
+    })  # fmt: skip
+    recordings = [_recording(data / "gate", prompt) for prompt in RECORDED]
     recordings.append({**recordings[0], "prompt": "test-8", "wav": "audio/recording/not-a-prompt.flac"})
-    write(data / "gate/floor.json", {"rows": recordings, "tolerances": {}})
+    write(data / "gate/floor.json", {"rows": recordings, "tolerances": {tier: {"rate": SPEECH} for tier in TIERS}})
     shutil.copytree(data / "gate/audio/recording", data / "gate/audio/codec", dirs_exist_ok=True)
-    codec = [{**one, "wav": f"audio/codec/{one['prompt']}.flac", "dnsmos": 2.5} for one in recordings[:2]]
-    write(data / "gate/codec.json", {"rows": codec})
+    codec = [{**one, "wav": f"audio/codec/{one['prompt']}.flac", "dnsmos": 2.5} for one in recordings[:-1]]
+    tuned = [{**one, "checkpoint": "codec-epoch-04", "word_error_rate": 0.25} for one in codec] if family == "cosyvoice3" else []
+    write(data / "gate/codec.json", {"rows": codec, "tuned": tuned})
+    if family == "cosyvoice3":  # whose decoder was trained too, and hears a reference
+        shutil.copytree(data / "gate/audio/codec", data / "gate/audio/codec-epoch-04", dirs_exist_ok=True)
+        write(data / "tokens/voice.json", {"speaker": "ann", "speaker_embedding": [], "prompts": [{"id": "clip-7", "text": PROMPTS["test-3"][2], "codes": [[1]]}]})
+        sf.write(data / "tokens/reference.wav", _voiced("Your call is important to us", "rms"), RATE, subtype="FLOAT")
     for stage, seconds in (("resample", 6.1), ("tokenise", 41.0), ("train", 312.4), ("gate", 95.0)):
         cost = {"stage": stage, "family": family, "seconds": seconds, "peak_mib": 812}
         write(root / f"reports/metrics/{stage}-{family}.json", cost)
@@ -128,16 +162,20 @@ def _history(base: float, epochs: int) -> list[dict[str, Any]]:
     return [start, *rows]
 
 
+def _epoch(candidate: str) -> int:
+    return 0 if candidate == "base" else int(candidate[6:8])
+
+
 def _take(gate: Path, family: str, checkpoint: str, prompt: str, hostile: str) -> dict[str, Any]:
-    tier, kind, text = PROMPTS[prompt]
-    epoch = 0 if checkpoint == "base" else int(checkpoint[-2:])
+    tier, kind, text = (PROMPTS | CONFIRMING)[prompt]
+    epoch = _epoch(checkpoint)
     row: dict[str, Any] = {
-        "family": family, "checkpoint": checkpoint, "epoch": epoch, "scale": 1.0, "tier": tier, "prompt": prompt,
-        "kind": kind, "seed": 11, "text": text, "dnsmos": None,
+        "family": family, "checkpoint": checkpoint, "epoch": epoch, "scale": _scale(checkpoint), "tier": tier, "prompt": prompt,
+        "kind": kind, "seed": 11, "text": text, "dnsmos": None, "phase": "screen" if prompt in PROMPTS else "confirm",
     }  # fmt: skip
     if (family, checkpoint, tier) == ("fish_s2", "base", "30s"):
         return row | _failed(text)
-    lost = LOST[family][checkpoint][tier]
+    lost = LOST_ONCE.get((family, checkpoint, prompt), LOST[family][checkpoint][tier])
     hostile = hostile if (checkpoint, prompt) == ("base", "test-3") else ""
     words = _words(text, lost, hostile)
     transcript = " ".join(heard for _, _, heard in words if heard)
@@ -149,7 +187,7 @@ def _take(gate: Path, family: str, checkpoint: str, prompt: str, hostile: str) -
     return row | {
         "wav": wav, "seconds": seconds, "frames": round(25 * seconds), "finish": "stop", "error": None,
         "transcript": transcript, "words": words, "errors": {"dropped": lost, "longest_run": lost},
-        "word_error_rate": round(len(wrong) / len(text.split()), 4), "rate": 3.2, "leading_silence": 0.1,
+        "word_error_rate": round(len(wrong) / len(text.split()), 4), "rate": round(SPEECH * (1 + 0.05 * epoch), 3), "leading_silence": 0.1,
         "trailing_silence": 0.2, "similarity": round(0.62 + 0.03 * epoch, 3), "passed": lost <= ALLOWED,
         "reasons": reasons if lost > ALLOWED else [],
     }  # fmt: skip
@@ -181,11 +219,28 @@ def _words(text: str, lost: int, hostile: str) -> list[tuple[str, str | None, st
     return aligned
 
 
-def _tier(takes: list[dict[str, Any]], checkpoint: str, tier: str) -> dict[str, Any]:
-    chosen = [take for take in takes if take["checkpoint"] == checkpoint and take["tier"] == tier]
-    passed = sum(take["passed"] for take in chosen)
+def _scale(candidate: str) -> float | None:
+    return None if candidate == "base" else float(candidate.partition("@")[2] or 1.0)
+
+
+def _candidate(takes: list[dict[str, Any]], name: str, finalist: bool) -> dict[str, Any]:
+    def figures(phase: str) -> dict[str, Any]:
+        chosen = [take for take in takes if (take["checkpoint"], take["phase"]) == (name, phase)]
+        return _score(chosen) | {"tiers": {tier: _tier([one for one in chosen if one["tier"] == tier], phase) for tier in TIERS}}
+
+    return {
+        "checkpoint": name.partition("@")[0], "epoch": _epoch(name), "scale": _scale(name), "screened": figures("screen"),
+        "confirmed": figures("confirm") if finalist else None,
+    }  # fmt: skip
+
+
+def _tier(chosen: list[dict[str, Any]], phase: str) -> dict[str, Any]:
+    """Verdicts as if these few takes proved them; two that differ decide nothing."""
+    passed, takes = sum(take["passed"] for take in chosen), len(chosen)
     reasons = [f"{take['prompt']}: {reason}" for take in chosen for reason in take["reasons"]]
-    return {"passed": passed == len(chosen), "takes": len(chosen), "passed_takes": passed, "reasons": reasons}
+    verdict = "passes" if passed == takes else "fails" if not passed else "undecided"
+    found = {"takes": takes, "passed_takes": passed, "reasons": reasons}
+    return found if phase == "screen" else found | {"verdict": verdict, "needed": 24 if verdict == "undecided" else None}
 
 
 def _score(takes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -198,11 +253,11 @@ def _score(takes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _recording(gate: Path, prompt: str) -> dict[str, Any]:
-    tier, kind, text = PROMPTS[prompt]
+    tier, kind, text = (PROMPTS | CONFIRMING)[prompt]
     wav = f"audio/recording/{prompt}.flac"
     seconds = _speak(gate / wav, text, voice="rms")
     return {
-        "system": "recording", "prompt": prompt, "tier": tier, "kind": kind, "text": text, "wav": wav,
+        "checkpoint": "recording", "prompt": prompt, "tier": tier, "kind": kind, "text": text, "wav": wav,
         "seconds": seconds, "transcript": text, "words": [["ok", word, word] for word in text.split()],
         "word_error_rate": 0.0, "rate": 2.9, "similarity": 0.91, "dnsmos": None, "passed": True, "reasons": [],
     }  # fmt: skip
@@ -212,7 +267,8 @@ def _speak(path: Path, text: str, voice: str = "slt") -> float:
     """Write the first words of `text` as speech (all would slow the tests down); returns how long all would take."""
     letters = "".join(letter for letter in text if letter.isalnum() or letter == " ").split()
     path.parent.mkdir(parents=True, exist_ok=True)
-    sf.write(path, _voiced(" ".join(letters[:4]), voice), RATE, format="FLAC")
+    audio = np.tile(_voiced(" ".join(letters[:4]), voice), 1 if path.stem.startswith("test-7") else 3)
+    sf.write(path, LOUD.get(path.parent.name, 1.0) * audio, RATE, format="FLAC")
     return round(0.31 * len(letters), 2)
 
 
@@ -240,3 +296,21 @@ def build_pages(root: Path, hostile: str) -> Path:
             report.main(["--model", family])
         report.main([])
     return root
+
+
+def add_system(root: Path, name: str) -> None:
+    """A system from elsewhere in the project: two checkpoints that speak like two of cosyvoice3's; and its pages."""
+    gate, order = root / "data" / name / "gate", ["epoch-02", "epoch-04"]
+    shutil.copytree(root / "data/cosyvoice3/gate", gate)
+    rows = [json.loads(line) for line in (gate / "rows.jsonl").read_text().splitlines()]
+    _lines(gate / "rows.jsonl", [row | {"family": name, "scale": None} for row in rows if row["checkpoint"] in order])
+    verdict = read(gate / "verdict.json")
+    candidates = {one: verdict["candidates"][one] | {"epoch": number, "scale": None} for number, one in enumerate(order, 1)}
+    write(gate / "verdict.json", verdict | {"family": name, "order": order, "candidates": candidates})
+    write(gate / "codec.json", {"rows": []})
+    write(root / f"reports/metrics/gate-{name}.json", {"stage": "gate", "family": name, "seconds": 12.0, "peak_mib": 600})
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(settings | {"external": [name]}))
+    with contextlib.chdir(root):
+        report.main(["--model", name])
+        report.main([])

@@ -1,7 +1,8 @@
-"""The listening pages and the verdict file, made by the real entry point from a small project."""
+"""The listening pages, made by the real entry point from a small project."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -22,75 +22,11 @@ from models.parts.errors import UserError
 from stages.report import __main__ as report
 from stages.report import chart
 from stages.report.page import environment
-from stages.report.verdicts import Verdicts, read_verdicts
 from tests.report import fixtures_report as fixtures
+from tests.report.conftest import HOSTILE
+from tests.report.parsed import Parsed, change, page, summary
 
-HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 PAGE = Path("reports/families/cosyvoice3/index.html")
-
-
-class Parsed(HTMLParser):
-    """The tags with their attributes, and the text that a reader sees."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.pieces: list[str] = []
-        self._hidden = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._hidden = tag in ("style", "script")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.pieces.append(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-    @property
-    def words(self) -> str:
-        """The text on one line, with a space wherever a tag stands."""
-        return " ".join(" ".join(self.pieces).split())
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with all of its pages. Shared: tests that change something take `project`."""
-    return fixtures.build_pages(tmp_path_factory.mktemp("report") / "project", HOSTILE)
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the built project, as the current folder."""
-    root = tmp_path / "project"
-    shutil.copytree(built, root)
-    monkeypatch.chdir(root)
-    return root
-
-
-def page(root: Path, family: str = "") -> Parsed:
-    path = f"reports/families/{family}/index.html" if family else "reports/index.html"
-    return Parsed((root / path).read_text())
-
-
-def summary(root: Path, family: str) -> dict[str, Any]:
-    return fixtures.read(root / f"reports/families/{family}/summary.json")
-
-
-def change(path: Path, edit: Callable[[Any], Any]) -> None:
-    value = fixtures.read(path)
-    edit(value)
-    fixtures.write(path, value)
 
 
 # --- one family -------------------------------------------------------------------------------------------------------
@@ -120,16 +56,161 @@ def test_page_says_what_the_gate_failed_and_which_words(built: Path) -> None:
     rejected = page(built, "fish_s2").words
     assert "Nothing is promoted" in rejected
     assert (
-        "What epoch-04 fails 30 s: 0 of 1 takes pass test-9: dropped 8 words: followed by the pound key if" in rejected
+        "What keeps epoch-04 back 30 s fails: 0 of 1 takes pass test-10: dropped 8 words: number and try your call again" in rejected
     )
     assert "generation failed: no stop token and no audio" in rejected
     assert "epoch-04 is promoted" in page(built, "cosyvoice3").words
 
 
-def test_prompts_stand_by_length_and_held_out_first(built: Path) -> None:
+def test_the_reference_is_heard_on_the_page_of_a_family_that_has_one(built: Path) -> None:
+    found = page(built, "cosyvoice3")
+    (player,) = (one for one in found.named("audio") if one["aria-label"] == "the reference")
+    assert (built / "reports/families/cosyvoice3" / str(player["src"])).read_bytes() == (built / "data/cosyvoice3/tokens/reference.wav").read_bytes()
+    assert "The reference The training clip clip-7, which the decoder hears" in found.words and f"in every take. {fixtures.PROMPTS['test-3'][2]}" in found.words
+    assert "The reference" not in page(built, "fish_s2").words
+
+
+def test_a_decoder_that_was_trained_too_has_its_own_line(built: Path) -> None:
+    text = page(built, "cosyvoice3").words
+    assert "LoRA by PEFT, rank 16, of llm and flow;" in text
+    assert "through the decoder of epoch-04 25.0%" in text and "through the codec 0.0%" in text
+    assert "through the decoder of" not in page(built, "fish_s2").words
+
+
+def test_page_says_of_a_voice_of_the_releases_own_that_it_is_no_new_one(project: Path) -> None:
+    assert "new voice" not in page(project, "voxtral").words
+    change(Path("reports/metrics/tokenise-voxtral.json"), lambda cost: cost.update(own_voice="casual_female"))
+    report.main(["--model", "voxtral"])
+    text = page(project, "voxtral").words
+    assert "No recording is behind this: casual_female, a voice of the released model's own, said the corpus; the codec's encoder was never released" in text
+    assert "It can't give a new voice." in text
+
+
+def test_page_lists_the_spellings_that_cost_nothing(project: Path) -> None:
+    assert "aliases" not in page(project, "cosyvoice3").words
+    change(Path("data/cosyvoice3/gate/floor.json"), lambda floor: floor.update(aliases=[["paiseh", "pie say"], ["lah", "la"]]))
+    report.main(["--model", "cosyvoice3"])
+    text = page(project, "cosyvoice3").words
+    assert "Counted as the same word, as agreed in reports/aliases.txt : “paiseh” and “pie say”; “lah” and “la”." in text
+
+
+def test_prompts_stand_by_phase_and_length_and_held_out_first(built: Path) -> None:
     text = page(built, "cosyvoice3").text
-    places = [text.index(f"· {prompt}") for prompt in ("test-3", "general-1", "test-7", "test-9")]
+    confirming, screening = ("test-4", "numbers-2-5s", "mix-15s-2", "test-10"), ("test-3", "general-1", "test-7", "test-9")
+    places = [text.index(f"· {prompt}") for prompt in (*confirming, *screening)]
     assert places == sorted(places)
+
+
+def test_a_listening_table_has_the_columns_of_those_who_read_its_texts(built: Path) -> None:
+    html = (built / PAGE).read_text()
+    columns = {name: Parsed(table).words.split() for name, table in re.findall(r'id="([a-z]+-[0-9]+s)".*?<thead[^>]*>(.*?)</thead>', html, re.DOTALL)}
+    assert [*columns] == ["confirm-5s", "confirm-15s", "confirm-30s", "screen-5s", "screen-15s", "screen-30s"]
+    assert columns["confirm-15s"] == ["recording", "codec", "base", "epoch-04", "epoch-04@0.5"]
+    assert columns["screen-15s"] == ["recording", "codec", "base", "epoch-02", "epoch-04", "epoch-04@0.5", "epoch-06"]
+
+
+def table(html: str, heading: str) -> str:
+    """The words of the table under a heading."""
+    return Parsed(re.search(f"<h2>{heading}.*?<table.*?</table>", html, re.DOTALL)[0].partition("<tbody>")[2]).words  # type: ignore[index]
+
+
+def test_confirmed_and_screened_figures_stand_in_tables_of_their_own(built: Path) -> None:
+    confirmed, screened = (table((built / PAGE).read_text(), name) for name in ("Confirmed", "Screened"))
+    for name, one in summary(built, "cosyvoice3")["candidates"].items():
+        assert f"{one['screened']['word_error_rate']:.1%}" in screened
+        assert (f" {name} " in f" {confirmed} ") == bool(one["confirmed"])
+        if one["confirmed"]:
+            low, high = one["confirmed"]["ci"]
+            rate = f"{one['confirmed']['word_error_rate']:.1%} {low:.1%} – {high:.1%}"
+            assert rate in confirmed
+            assert rate not in screened
+
+
+def test_claims_are_of_confirming_takes_and_curves_of_screening_takes(project: Path) -> None:
+    def worse(verdict: dict[str, Any]) -> None:
+        verdict["candidates"]["epoch-04"]["confirmed"] |= {"word_error_rate": 0.1234, "ci": [0.1, 0.15]}
+
+    before = page(project, "cosyvoice3")
+    change(project / "data/cosyvoice3/gate/verdict.json", worse)
+    report.main(["--model", "cosyvoice3"])
+    report.main([])
+    after = page(project, "cosyvoice3")
+    assert "37.4% → 12.3% " in after.words
+    assert "from 37.4% to 12.3% (epoch-04)" in page(project).words
+    assert [one["aria-label"] for one in after.named("svg")] == [one["aria-label"] for one in before.named("svg")]
+
+
+def test_undecided_is_neither_passed_nor_failed_and_says_what_might_decide(built: Path) -> None:
+    html = (built / "reports/families/qwen3_tts/index.html").read_text()
+    assert "5 s is undecided: 1 of 2 takes pass; about 24 takes might decide test-4: dropped 4 words" in Parsed(html).words
+    confirmed = re.search(r"<h2>Confirmed.*?</table>", html, re.DOTALL)[0]  # type: ignore[index]
+    cells = [(one["class"], name) for name, one in Parsed(confirmed).tags if "tier" in str(one.get("class"))]
+    assert [kind for kind, _ in cells[3:6]] == ["tier maybe", "tier yes", "tier yes"]
+    assert 'class="verdict reveal maybe"' in html
+    assert "none promoted, undecided" in page(built).words
+
+
+def test_page_says_what_the_test_asks_and_how_texts_are_read(project: Path) -> None:
+    words = page(project, "cosyvoice3").words
+    assert "at least 50% of all takes would pass" in words
+    assert "a wrong pass has a chance of at most 5%, a wrong fail of at most 5%, and at most 16 takes a length are heard, 4 at a time; after the first of every length," in words
+    assert "Texts are read in segments of at most 12 words; so for every family." in words
+    settings = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(settings.replace("long_whole: false\n      segment_words: 12", "long_whole: true\n      segment_words: 20"))
+    report.main(["--model", "cosyvoice3"])
+    assert "of at most 20 words, those of 30 s also in one go, as a length of their own;" in page(project, "cosyvoice3").words
+
+
+def test_texts_read_in_one_go_are_a_length_of_their_own_beside_the_same_recording(project: Path) -> None:
+    gate = project / "data/cosyvoice3/gate"
+    rows = [json.loads(line) for line in (gate / "rows.jsonl").read_text().splitlines()]
+    whole = [row | {"tier": "15s-whole", "prompt": f"{row['prompt']}-whole"} for row in rows if row["tier"] == "15s"]
+    (gate / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *whole]))
+
+    def longer(verdict: dict[str, Any]) -> None:
+        verdict["tiers"].append("15s-whole")
+        for one in verdict["candidates"].values():
+            for found in filter(None, (one["screened"], one["confirmed"])):
+                found["tiers"]["15s-whole"] = found["tiers"]["15s"]
+
+    change(gate / "verdict.json", longer)
+    report.main(["--model", "cosyvoice3"])
+    found = page(project, "cosyvoice3")
+    assert "15 s in one go: verdict, takes passed" in found.words
+    cells = [one for one in found.named("td") if one.get("data-prompt") == "test-7-whole"]
+    assert [one["data-checkpoint"] for one in cells][:3] == ["recording", "codec", "base"]
+
+
+# --- charts of results ------------------------------------------------------------------------------------------------
+
+
+def drawings(root: Path, family: str) -> dict[str, str]:
+    """What each chart says to who does not see it, by its title."""
+    return {str(one["aria-label"]).partition(".")[0]: str(one["aria-label"]) for one in page(root, family).named("svg")}
+
+
+def test_charts_show_words_and_loss_by_step_and_mark_where_they_part(built: Path) -> None:
+    html = (built / PAGE).read_text()
+    assert "Words and loss part at step 100 (epoch-04): until step 150 validation loss still falls, from 2.03 to 1.92" in html
+    assert "rises from 0.4% to 9.8%; more than chance explains." in html
+    for title in ("Loss", "Word error rate · screening"):
+        figure = re.search(f"<figcaption>{title}</figcaption>.*?</figure>", html, re.DOTALL)[0]  # type: ignore[index]
+        x = re.search('class="parting" x1="([0-9.]+)"', figure)[1]  # type: ignore[index]
+        assert f'x="{x}" y="210" text-anchor="middle">100<' in figure
+    for family in ("fish_s2", "qwen3_tts"):  # the fewest errors come last
+        assert "parting" not in (built / f"reports/families/{family}/index.html").read_text().partition("<body>")[2]
+
+
+def test_scales_are_drawn_where_several_were_tried(built: Path) -> None:
+    swept = drawings(built, "cosyvoice3")
+    assert "epoch-04: 0: 42.6%, 0.5: 1.6%, 1: 0.4%. Promoted: epoch-04 at 1." in swept["Word error rate by scale · screening"]
+    assert "Similarity by scale · screening" in swept
+    assert [title for title in drawings(built, "fish_s2") if "scale" in title] == []
+
+
+def test_speaking_rate_is_drawn_against_the_recordings(built: Path) -> None:
+    rates = drawings(built, "cosyvoice3")["Speaking rate · screening"]
+    assert "epoch 0: +0.0%, epoch 2: +10.0%, epoch 4: +20.0%, epoch 6: +30.0%" in rates
 
 
 def test_markup_in_a_transcript_stays_text(built: Path) -> None:
@@ -163,7 +244,7 @@ def test_summary_names_base_best_and_last(built: Path) -> None:
 
 def test_control_has_no_curves(built: Path) -> None:
     assert page(built, "cosyvoice2").named("figure") == []
-    assert len(page(built, "cosyvoice3").named("figure")) == 4
+    assert len(page(built, "cosyvoice3").named("figure")) == 7
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------------
@@ -173,7 +254,7 @@ def test_comparison_lets_one_hear_the_same_words_by_every_family(built: Path) ->
     found = page(built)
     players = [one["src"] for one in found.named("audio")]
     assert players[:4] == [
-        f"families/{family}/audio/{checkpoint}/test-3{ending}.flac"
+        f"families/{family}/audio/{checkpoint}/test-4{ending}.flac"
         for family, checkpoint, ending in (
             ("cosyvoice2", "recording", ""),
             ("cosyvoice2", "base", "-11"),
@@ -200,9 +281,10 @@ def test_comparison_has_every_fact_that_decides(built: Path, family: str) -> Non
     if one["control"]:
         measured += ["zero-shot control", "nothing"]
     else:
-        rates = {which: one["checkpoints"][name]["word_error_rate"] for which, name in one["chosen"].items()}
-        measured += [f"{which} {rate:.1%}" for which, rate in rates.items()]
-        measured += ["148 k of 3.71 M", f"✓ {one['promoted']}" if one["promoted"] else "✗ none promoted"]
+        candidates = {which: one["candidates"][name] for which, name in one["chosen"].items()}
+        measured += [f"{which} {candidates[which]['confirmed']['word_error_rate']:.1%}" for which in ("base", "best")]
+        measured += [f"{which} {found['screened']['word_error_rate']:.1%}" for which, found in candidates.items()]
+        measured += ["148 k of 3.71 M", f"✓ {one['promoted']}" if one["promoted"] else "none promoted"]
     assert [fact for fact in measured if fact not in results] == []
     assert one["why"] in Parsed(html).words
 
@@ -232,13 +314,13 @@ def test_advice_names_only_what_passed_the_gate(project: Path) -> None:
     report.main(["--model", "cosyvoice3"])
     report.main([])
     assert "Which one to use" not in page(project).words
-    assert "No checkpoint may be deployed: of 6 fine-tuned families none passes" in page(project).words
+    assert "No checkpoint may be deployed: of 6 fine-tuned families none is proven to pass" in page(project).words
 
 
 def test_advice_follows_the_results(project: Path) -> None:
     def fewest_errors(verdict: dict[str, Any]) -> None:
         verdict["promoted"] = "epoch-04"
-        verdict["scores"]["epoch-04"] |= {"word_error_rate": 0.0, "ci": [0.0, 0.0], "similarity": 0.1}
+        verdict["candidates"]["epoch-04"]["confirmed"] |= {"word_error_rate": 0.0, "ci": [0.0, 0.0], "similarity": 0.1}
 
     change(project / "data/fish_s2/gate/verdict.json", fewest_errors)
     report.main(["--model", "fish_s2"])
@@ -258,6 +340,8 @@ def test_advice_follows_the_results(project: Path) -> None:
         (lambda gate: (gate / "verdict.json").unlink(), "verdict.json: no such file; run `dvc repro gate@cosyvoice3`"),
         (lambda gate: (gate / "rows.jsonl").write_text("{}\nno"), "rows.jsonl: line 2: not JSON"),
         (lambda gate: (gate / "rows.jsonl").write_text("{}\n"), "rows.jsonl: row 1: prompt: Field required"),
+        (lambda gate: change(gate / "verdict.json", lambda one: one["candidates"].pop("epoch-02")), "verdict.json: order and candidates do not name"),
+        (lambda gate: change(gate / "verdict.json", lambda one: one.update(promoted="epoch-02")), "promoted: epoch-02 was not confirmed"),
         (lambda gate: shutil.rmtree(gate / "audio/epoch-02"), "listed and not there; run `dvc repro gate@cosyvoice3`"),
         (lambda gate: (gate.parent / "checkpoints/train.json").unlink(), "run `dvc repro train@cosyvoice3`"),
     ],
@@ -278,72 +362,6 @@ def test_comparison_names_the_family_page_to_make(project: Path) -> None:
     shutil.rmtree("reports/families/fish_s2")
     with pytest.raises(UserError, match="run `dvc repro report@fish_s2`"):
         report.main([])
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
-
-
-def heard(root: Path, **values: Any) -> dict[str, Any]:
-    """A verdict on cosyvoice3's epoch-04, as the page saves it."""
-    tag = next(one for one in page(root, "cosyvoice3").named("td") if one.get("data-checkpoint") == "epoch-04")
-    take = {"checkpoint": "epoch-04", "prompt": tag["data-prompt"], "seed": 11, "sha256": tag["data-sha256"]}
-    return {**take, "rating": "acceptable", "note": "a little <b>hoarse</b>", "blind": True, **values}
-
-
-def save(root: Path, *verdicts: dict[str, Any], family: str = "cosyvoice3") -> Path:
-    path = root / "reports/verdicts/cosyvoice3.json"
-    fixtures.write(path, {"family": family, "shuffle": 7, "verdicts": list(verdicts)})
-    return path
-
-
-def test_verdict_is_shown_until_its_audio_changes(project: Path) -> None:
-    save(project, heard(project))
-    report.main(["--model", "cosyvoice3"])
-    assert "Verdict on file: acceptable, blind: a little <b>hoarse</b>" in page(project, "cosyvoice3").words
-    save(project, heard(project, sha256="0" * 64))
-    report.main(["--model", "cosyvoice3"])
-    assert "acceptable, blind" not in page(project, "cosyvoice3").words
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"rating": "excellent"}, "verdicts.0.rating"),
-        ({"sha256": "abc"}, "verdicts.0.sha256"),
-        ({"seed": "eleven"}, "verdicts.0.seed"),
-        ({"mood": "cheerful"}, "verdicts.0.mood"),
-    ],
-)
-def test_malformed_verdict_names_its_field(project: Path, values: dict[str, Any], said: str) -> None:
-    path = save(project, heard(project, **values))
-    with pytest.raises(UserError, match=said):
-        read_verdicts(path, "cosyvoice3")
-
-
-def test_verdicts_of_another_family_or_twice_on_a_take_are_refused(project: Path) -> None:
-    with pytest.raises(UserError, match="'fish_s2', not on 'cosyvoice3'"):
-        read_verdicts(save(project, heard(project), family="fish_s2"), "cosyvoice3")
-    with pytest.raises(UserError, match="two verdicts on the same take"):
-        read_verdicts(save(project, heard(project), heard(project, rating="bad")), "cosyvoice3")
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*Verdicts.model_fields, "rating"]), inner),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(value=JSON)
-def test_any_json_is_verdicts_or_one_line(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.getbasetemp() / "verdicts.json"
-    fixtures.write(path, value)
-    try:
-        assert isinstance(read_verdicts(path, "cosyvoice3"), Verdicts)
-    except UserError as error:
-        assert str(error).startswith(str(path))
-        assert "\n" not in str(error)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -377,7 +395,8 @@ def test_ticks_cover_what_they_measure(low: float, span: float) -> None:
 @settings(max_examples=40, deadline=None)
 def test_any_curve_makes_a_well_formed_chart_inside_its_frame(losses: list[float], base: float) -> None:
     points = [(float(index), loss) for index, loss in enumerate(losses)]
-    drawn = ET.fromstring(chart.loss_chart([point[0] for point in points], points, points[:9], base, None))
+    axis = chart.checkpoint_axis({index: 7 * index for index in range(len(losses))}, None)
+    drawn = ET.fromstring(chart.loss_chart(axis, points, points[:9], base, None))
     for dot in drawn.iter("circle"):
         assert 0 <= float(dot.attrib["cx"]) <= chart.WIDTH
         assert 0 <= float(dot.attrib["cy"]) <= chart.HEIGHT
