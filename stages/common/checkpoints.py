@@ -17,19 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from models.parts.errors import UserError
 from models.parts.family import AdaptSettings, Family
-from stages.common.files import read_json
+from models.parts.precision import compute_device
 from stages.common.params import FamilyParams, TrainParams
-
-ADAPTER = "adapter.safetensors"
-BASE = "base"
-
-
-def checkpoint_name(epoch: int) -> str:
-    return f"epoch-{epoch:02d}" if epoch else BASE
+from stages.common.training import ADAPTER, BASE, adapter_file, checkpoint_name, read_training
 
 
 def adapt_settings(train: TrainParams) -> AdaptSettings:
-    return AdaptSettings(train.mode, train.rank, train.alpha, train.dropout, tuple(train.targets))
+    return AdaptSettings(train.mode, train.rank, train.alpha, train.dropout, tuple(train.targets), tuple(train.parts))
 
 
 def save_adapter(folder: Path, state: dict[str, torch.Tensor]) -> None:
@@ -41,19 +35,7 @@ def save_adapter(folder: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 def load_adapter(folder: Path) -> dict[str, torch.Tensor]:
-    path = folder / ADAPTER
-    if not path.is_file():
-        raise UserError(f"{path}: the checkpoint is missing; run `dvc checkout {folder.parent}` or the train stage")
-    return load_file(path)
-
-
-def read_training(folder: Path) -> dict[str, Any]:
-    """train.json of a checkpoints folder: settings, rates, and which epochs there are."""
-    path = folder / "train.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not there; run the train stage")
-    training: dict[str, Any] = read_json(path)
-    return training
+    return load_file(adapter_file(folder))
 
 
 class Checkpoints:
@@ -62,19 +44,32 @@ class Checkpoints:
     def __init__(self, family: Family, block: FamilyParams, folder: Path):
         self.family, self.block, self.folder = family, block, folder
         training = read_training(folder)
-        self.settings = AdaptSettings(**training["settings"] | {"targets": tuple(training["settings"]["targets"])})
+        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in training["settings"].items()}
+        self.settings = AdaptSettings(**settings)
         self.epochs: dict[str, int] = {checkpoint_name(epoch): epoch for epoch in (0, *training["epochs"])}
 
-    def network(self, name: str, scale: float | None = None) -> torch.nn.Module:
-        """The base, or the base with the adapter merged at `scale` (None: that of params.yaml), ready to generate on the
-        device that computes. UserError for a checkpoint that is not there."""
-        if name not in self.epochs:
-            raise UserError(f"{self.folder}: there is no checkpoint {name}; there are {', '.join(self.epochs)}")
-        where = getattr(torch, self.block.dtype), "cuda" if torch.cuda.is_available() else "cpu"
-        if name == BASE:
+    def at_scale(self, name: str) -> tuple[str, float | None]:
+        """The checkpoint and the scale of "epoch-04@0.5"; without one it is the first of params.yaml. The base has none.
+
+        UserError for a checkpoint that is not there.
+        """
+        checkpoint, _, scale = name.partition("@")
+        if checkpoint not in self.epochs:
+            raise UserError(f"{self.folder}: there is no checkpoint {checkpoint}; there are {', '.join(self.epochs)}")
+        if checkpoint == BASE:
+            return checkpoint, None
+        try:
+            return checkpoint, float(scale) if scale else self.block.scales[0]
+        except ValueError:
+            raise UserError(f"{name}: {scale!r} is no scale; write it like {checkpoint}@0.5") from None
+
+    def network(self, name: str) -> torch.nn.Module:
+        """The base, or the base with an adapter merged at its scale, ready to generate on the device that computes."""
+        checkpoint, scale = self.at_scale(name)
+        where = self.block.torch_dtype, compute_device()
+        if scale is None:
             return self.family.network(self.block.weights, *where)
-        state = load_adapter(self.folder / name)
-        return self.family.merged(self.block.weights, state, self.settings, self.block.scale if scale is None else scale, *where)
+        return self.family.merged(self.block.weights, load_adapter(self.folder / checkpoint), self.settings, scale, *where)
 
 
 class ResumeState:
@@ -88,9 +83,12 @@ class ResumeState:
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         for index, parameter in enumerate(parameters):
-            tensors[f"{index}.weight"] = parameter.detach().cpu().contiguous()
+            tensors[f"{index}.weight"] = self.whole(parameter.detach()).cpu().contiguous()
             for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
+                tensors[f"{index}.{key}"] = self.whole(value.detach()).cpu().contiguous()
+        self.write(tensors, place)
+
+    def write(self, tensors: dict[str, torch.Tensor], place: dict[str, Any]) -> None:
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"place": json.dumps(place)})
         partial.rename(self.path)
@@ -107,8 +105,16 @@ class ResumeState:
             torch.cuda.set_rng_state(tensors["rng.cuda"])
         with torch.no_grad():
             for index, parameter in enumerate(parameters):
-                parameter.copy_(tensors[f"{index}.weight"])
+                parameter.copy_(self.part(tensors[f"{index}.weight"], parameter))
                 moments = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{index}.") and key != f"{index}.weight"}
                 if moments:
-                    optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+                    optimizer.state[parameter] = {k: v if k == "step" else self.part(v, parameter) for k, v in moments.items()}
         return place
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What is written of a tensor, where several processes hold it together."""
+        return tensor
+
+    def part(self, tensor: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """What this process holds of a tensor that is as large as `parameter`."""
+        return tensor.to(parameter.device)

@@ -13,6 +13,8 @@ from typing import Any
 
 from models.parts.errors import UserError
 
+EXPORT = "export.json"  # in an exported folder: what it is and where it comes from
+REFERENCE = "reference.wav"  # in a tokenised set and an export: the recording of the speaker that a decoder hears
 SCRATCH = Path(".scratch")  # ignored by git and DVC: what a resumable stage has done so far
 
 
@@ -87,7 +89,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_json(path: Path) -> Any:
     """The value in `path`; UserError naming the file when it is missing or not JSON."""
     try:
-        return json.loads(_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from None
 
@@ -95,7 +97,7 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of `path`, one a line; empty lines do not count. UserError naming the file and the line."""
     rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):  # not splitlines: texts may hold U+2028
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # not splitlines: texts may hold U+2028
         if not line.strip():
             continue
         try:
@@ -108,7 +110,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """UserError naming the file when it is missing or not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:

@@ -23,7 +23,8 @@ def card(name: str) -> dict[str, Any]:
 
 
 def check(intended_use: str, licences: dict[str, dict[str, Any]]) -> None:
-    """UserError naming the families whose weights' licence, the card's, does not let them serve `intended_use`."""
+    """UserError naming the families whose weights' licence, the card's, does not let them serve `intended_use`; where it is
+    disputed whether it does, that is said."""
     if intended_use != "commercial":
         return
     refused = {name: licence["name"] for name, licence in licences.items() if not licence["commercial"]}
@@ -35,3 +36,6 @@ def check(intended_use: str, licences: dict[str, dict[str, Any]]) -> None:
             f"params.yaml: intended_use: the weights' licence forbids commercial use: {named}; "
             f"{way_out}, or set intended_use: research"
         )
+    for name, licence in licences.items():
+        if "disputed" in licence:
+            print(f"params.yaml: intended_use: commercial: {name}: {licence['disputed']}")

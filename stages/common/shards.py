@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import soundfile as sf
 
 from models.parts.errors import UserError
+from stages.common.files import read_jsonl
 
 PER_SHARD = 500
 PER_GROUP = 50  # clips that one random read loads
@@ -86,6 +88,14 @@ def _write(path: Path, clips: list[Clip], audio: list[bytes]) -> None:
         schema=SCHEMA,
     )
     pq.write_table(table, path, compression="none", row_group_size=PER_GROUP)  # FLAC is compressed already
+
+
+def read_manifest(corpus: Path) -> list[dict[str, Any]]:
+    """The rows of the manifest that stage `corpus` wrote, one a clip; UserError when there is none."""
+    path = corpus / "manifest.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: not there; run `dvc repro corpus`")
+    return read_jsonl(path)
 
 
 class Shards:

@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from unittest.mock import patch
 
 import psutil
 import torch
@@ -25,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import models
-from models.parts.checkpointing import checkpoint_gradients
+from models.parts.checkpointing import blocks, checkpoint_gradients
 from models.parts.errors import UserError
 from models.parts.family import Example, Family
 from models.parts.precision import training_arithmetic
@@ -67,13 +65,15 @@ class Plan:
     gradients: int
     optimizer: int
     activations: int  # and what else forward and backward pass hold at their peak
+    processes: int = 1  # each of which takes as much
 
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def table(self, name: str, device: Device) -> str:
-        head = f"plan {name}: {self.parameters:,} parameters, {self.trainable:,} of them trained; GiB:"
+        each = f" in each of {self.processes} processes" if self.processes > 1 else ""
+        head = f"plan {name}: {self.parameters:,} parameters, {self.trainable:,} of them trained; GiB{each}:"
         figures = {part: getattr(self, part) for part in ("weights", "gradients", "optimizer", "activations", "total")}
         rows = [*figures.items(), (f"free on {device.name}", device.memory)]
         return "\n".join([head, *(f"  {part:<24} {size / GIB:8.2f}" for part, size in rows)])
@@ -95,18 +95,21 @@ def announce(family: Family, block: FamilyParams, device: Device, examples: Exam
     """Print the plan; UserError where the device has too little memory."""
     planned = plan(family, block, device.is_gpu, examples)
     print(planned.table(family.name, device), flush=True)
-    if planned.total > device.memory:
-        needs = f"{family.name}: training takes {planned.total / GIB:.1f} GiB and {device.name} has {device.memory / GIB:.1f} free"
-        raise UserError(f"{needs}; in its block of params.yaml, {' or '.join(ways_out(block))}")
+    needed = planned.total if device.is_gpu else planned.total * planned.processes  # a GPU serves one
+    if needed > device.memory:
+        needs = f"{family.name}: training takes {needed / GIB:.1f} GiB and {device.name} has {device.memory / GIB:.1f} free"
+        raise UserError(f"{needs}; in its block of params.yaml, {' or '.join(ways_out(block, device.is_gpu))}")
 
 
-def ways_out(block: FamilyParams) -> list[str]:
+def ways_out(block: FamilyParams, on_gpu: bool) -> list[str]:
     """What takes less memory."""
     train = block.train
     ways = [
+        (train.processes > 1 and not on_gpu, f"lower train.processes ({train.processes})"),
         (block.dtype == "float32" and train.mode == "lora", "set dtype: bfloat16"),
         (train.mode == "sft", "set train.mode: lora and dtype: bfloat16"),
         (not train.gradient_checkpointing, "set train.gradient_checkpointing: true"),
+        (on_gpu and not train.shard, "set train.shard: true, with several GPUs"),
         (True, f"lower train.batch_frames ({train.batch_frames}; a longer clip stands alone: corpus.max_seconds)"),
     ]
     return [way for helps, way in ways if helps]
@@ -115,7 +118,7 @@ def ways_out(block: FamilyParams) -> list[str]:
 def plan(family: Family, block: FamilyParams, on_gpu: bool, examples: Examples) -> Plan:
     """What training takes on the examples that `examples` has for a network, by their most expensive batch."""
     train = block.train
-    network = family.network(block.weights, getattr(torch, block.dtype), "meta")
+    network = family.network_to_train(block.weights, adapt_settings(train), block.torch_dtype, "meta")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     batch = family.batch(network, largest(length_batches(examples(network), train.batch_frames)))
     if train.gradient_checkpointing:
@@ -124,12 +127,25 @@ def plan(family: Family, block: FamilyParams, on_gpu: bool, examples: Examples) 
     if train.epochs:
         network = family.adapt(network, adapt_settings(train)).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = sum(parameter.nbytes for parameter in trained)
+    gradients, shares = sum(parameter.nbytes for parameter in trained), train.processes if train.shard else 1
     return Plan(
-        parameters, sum(parameter.numel() for parameter in trained),
-        sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())),
-        gradients, MOMENTS * gradients, peak_of_a_step(family, network, batch, on_gpu),
+        parameters, sum(parameter.numel() for parameter in trained), held(network, shares, weights_of), held(network, shares, gradients_of),
+        MOMENTS * gradients // shares, peak_of_a_step(family, network, batch, on_gpu), train.processes if train.epochs else 1,
     )  # fmt: skip
+
+
+def weights_of(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def gradients_of(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+
+
+def held(network: nn.Module, shares: int, size: Callable[[nn.Module], int]) -> int:
+    """What a process holds of it at most: its share, and whole what is in no block, the block that computes, and the next."""
+    whole, of_blocks = size(network), [size(block) for block in blocks(network)]
+    return whole if shares == 1 else whole // shares + whole - sum(of_blocks) + 2 * max(of_blocks, default=0)
 
 
 def longest_clips(family: Family, network: nn.Module, batch_frames: int, max_seconds: float) -> list[Example]:
@@ -177,10 +193,16 @@ def _arithmetic(on_gpu: bool) -> Iterator[None]:
             yield
 
 
-def _no_attention_dropout() -> AbstractContextManager[Any]:
-    """The processor's fused attention has no dropout. A GPU's has, and keeps nothing for it."""
-    attention = F.scaled_dot_product_attention
-    return patch.object(F, "scaled_dot_product_attention", lambda *args, **kwargs: attention(*args, **kwargs | {"dropout_p": 0.0}))
+@contextmanager
+def _no_attention_dropout() -> Iterator[None]:
+    """The processor's fused attention has no dropout. A GPU's has, and keeps nothing for it. (A mode of PyTorch's would not see
+    what gradient checkpointing computes again.)"""
+    attend = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda *args, **kwargs: attend(*args, **kwargs | {"dropout_p": 0.0})  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = attend
 
 
 if __name__ == "__main__":

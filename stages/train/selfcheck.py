@@ -25,23 +25,30 @@ def largest_code(examples: list[Example], contract: Contract, where: str) -> Non
     for example in examples:
         if not len(example.codes):
             raise UserError(f"{where}: utterance {example.id} has no codes, so nothing to learn; run the tokenise stage again")
-        if (example.codes.max(0) >= contract.vocabulary).any() or example.codes.min() < 0:
-            raise UserError(f"{where}: utterance {example.id} has code {int(example.codes.max())}, the vocabulary is {contract.vocabulary}; run the tokenise stage again")
+        if not contract.fits(example.codes):
+            wrong = f"code {int(example.codes.max())}, the vocabulary is {contract.vocabulary}"
+            if not contract.vocabulary:
+                wrong = f"values that are not {contract.codebooks} finite numbers a frame"
+            raise UserError(f"{where}: utterance {example.id} has {wrong}; run the tokenise stage again")
 
 
 def alignment(family: Family, network: torch.nn.Module, text: str, voice: Voice, seed: int) -> float:
     """Teacher-forced log-probabilities equal the ones that generation computed, step by step; returns the largest gap.
 
-    A label shifted once too often, a template that differs, a scale left out: all of them show here.
+    A label shifted once too often, a template that differs, a scale left out: all of them show here. Values have a score in
+    the place of a log-probability, so that what they are drawn from is compared as well.
     """
     (take,) = family.generate(network, [text], voice, Sampling(), [seed], [40])
     forced = family.decision_logprobs(network, text, voice, take)
     if forced.shape != take.logprobs.shape:
         raise UserError(f"{family.name}: generation made {len(take.logprobs)} decisions, training scores {len(forced)}; batch() and generate() of models/{family.name} are misaligned")
-    gap = float(np.abs(forced - take.logprobs).max())
-    if not gap < _tolerance(network):
-        raise UserError(f"{family.name}: training and generation disagree by {gap:.3f} nats on the same decision; batch() and generate() of models/{family.name} are misaligned")
-    return gap
+    gaps = np.abs(forced - take.logprobs)
+    worst = int(gaps.argmax())  # the first NaN, if there is one
+    if not gaps[worst] < _tolerance(network):
+        step, decision = divmod(worst, len(family.decisions))
+        where = f"by {gaps[worst]:.3f} on the same {family.decisions[decision]}, in step {step + 1}"
+        raise UserError(f"{family.name}: training and generation disagree {where}; batch() and generate() of models/{family.name} are misaligned")
+    return float(gaps[worst])
 
 
 def usable(loss: Loss, where: str) -> None:

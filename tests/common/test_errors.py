@@ -7,7 +7,7 @@ import yaml
 
 from tests.conftest import ROOT, Workspace
 
-STAGES = ["corpus", "weights", "resample", "tokenise", "train", "gate", "report", "export", "index"]
+STAGES = ["corpus", "resample", "tokenise", "train", "gate", "report", "export", "index"]
 
 
 def command(stage: str, model: str = "cosyvoice3") -> list[str]:

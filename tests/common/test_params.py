@@ -99,13 +99,20 @@ def test_every_rate_survives_the_way_dvc_writes_it(tmp_path: Path, rate: float) 
         ("corpus.test", "1.5", "corpus.test: 1.5 must be less than or equal to 1"),
         ("corpus.test", "0.95", "corpus: validation and test together must leave something to train on"),
         ("corpus.min_seconds", "40", "corpus: min_seconds must be less than max_seconds"),
-        ("gate.seeds", "[11, x]", "gate.seeds.1: 'x' must be a number"),
+        ("cosyvoice3.tiny.scales", "[1.0, x]", "cosyvoice3.tiny.scales.1: 'x' must be a number"),
         ("models", "cosyvoice3", "models: 'cosyvoice3' must be a list"),
         ("models", "[cosyvoice3, cosyvoice3]", "models: cosyvoice3 stands there twice"),
         ("models", "[cosyvoic3]", "models: there is no family 'cosyvoic3'; did you mean cosyvoice3?"),
+        ("external", "[acme, acme]", "external: acme stands there twice"),
+        ("external", "[fish_s2]", "external: fish_s2 is a family of models/; give the system, and its folder in data/external, another name"),
+        ("external", "[corpus]", "external: data/corpus is for something else"),
+        ("external", "[a/b]", "external.0: 'a/b' must be a name of letters, digits, - and _"),
         ("cosyvoic3", "{}", "cosyvoic3: unknown key; did you mean cosyvoice3?"),
-        ("pass_share", "1", "pass_share: unknown key; did you mean gate.pass_share?"),
-        ("gate.pass_shar", "1", "gate.pass_shar: unknown key; did you mean gate.pass_share?"),
+        ("pass_rate", "1", "pass_rate: unknown key; did you mean gate.pass_rate?"),
+        ("gate.pass_rat", "1", "gate.pass_rat: unknown key; did you mean gate.pass_rate?"),
+        ("gate.pass_rate", "1", "gate.pass_rate: 1 must be less than 1"),
+        ("gate.budget", "17", "gate: budget must be a multiple of batch"),
+        ("gate.reading", "{full: {segment_words: 20, long_whole: true}}", "gate.reading: says nothing of profile 'tiny'; it has full"),
         ("cosyvoice3.tiny.train.learning_rate", "1", "learning_rate: unknown key; did you mean cosyvoice3.tiny.train."),
         ("profile", "tinny", "cosyvoice2: has no block for profile 'tinny'; it has tiny"),
         ("cosyvoice3.tiny.weights", "models/cosyvoice3/gone", "`make bases MODEL=cosyvoice3`"),
@@ -119,7 +126,7 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, key: str, text: st
 
 
 def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
-    message = error(tmp_path, {"lr": "-1", "gate.prompts": "0", "seed": "-3"})
+    message = error(tmp_path, {"lr": "-1", "gate.screen": "0", "seed": "-3"})
     assert len(message.split("; ")) == 3
 
 
@@ -148,7 +155,7 @@ def test_no_training_needs_no_training_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", licences.families())
-@pytest.mark.parametrize("key", ["guidance", "euler_steps"])
+@pytest.mark.parametrize("key", ["guidance", "euler_steps", "retries"])
 def test_a_card_names_the_sampling_that_its_family_uses(name: str, key: str) -> None:
     code = "".join(path.read_text() for path in (ROOT / "models" / name).glob("*.py"))
     assert (f"sampling.{key}" in code) == (key in licences.card(name).get("sampling", []))

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 import models
 from models.parts.checkpointing import checkpoint_gradients
 from models.parts.errors import UserError
-from models.parts.family import Family
+from models.parts.family import Example, Family
 from models.parts.precision import training_arithmetic
 from stages import tokenise
 from stages.common.checkpoints import adapt_settings
@@ -72,7 +72,7 @@ def test_the_plan_is_what_a_step_takes_and_checkpointing_makes_it_smaller(name: 
     assert found[1] < 0.6 * found[0]
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", [path.parents[1].name for path in sorted(ROOT.glob("models/*/tiny/config.json"))])
 def test_every_family_is_planned_from_its_configuration_and_tokenizer_alone(name: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -121,6 +121,24 @@ def test_a_device_that_is_too_small_is_refused_in_one_line_that_says_what_to_cha
     assert "\n" not in message and "the GPU has 0.0 free" in message
     assert all(way in message for way in ("dtype: bfloat16", "gradient_checkpointing: true", "batch_frames (240"))
     assert "mode: lora" not in message  # it is
+
+
+def test_several_processes_take_as_much_each_and_less_where_they_cut_the_network_among_them(capsys) -> None:
+    family, block = models.load("indextts2"), block_of("indextts2")  # every weight is trained
+
+    def among(**settings: object) -> FamilyParams:
+        return block.model_copy(update={"train": block.train.model_copy(update=settings)})
+
+    def clips(network: torch.nn.Module) -> list[Example]:
+        return longest_clips(family, network, FRAMES, SECONDS)
+
+    one, cut = plan(family, block, False, clips), plan(family, among(processes=4, shard=True), False, clips)
+    assert one.optimizer == pytest.approx(4 * cut.optimizer, abs=4) and one.weights / 4 < cut.weights < one.weights and cut.gradients < one.gradients
+    planning.announce(family, among(processes=2), Device("this computer", 2 * one.total, False), clips)
+    assert "GiB in each of 2 processes:" in capsys.readouterr().out
+    planning.announce(family, among(processes=2), Device("the GPU", one.total + 2**20, True), clips)  # each has a GPU
+    with pytest.raises(UserError, match=r"this computer has .* lower train.processes \(2\)"):
+        planning.announce(family, among(processes=2), Device("this computer", 2 * one.total - 1, False), clips)
 
 
 def test_training_is_refused_before_anything_is_loaded(tmp_path, monkeypatch) -> None:

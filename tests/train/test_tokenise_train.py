@@ -81,23 +81,41 @@ def test_a_killed_tokenise_goes_on_and_ends_with_the_same_bytes(place, monkeypat
     tokenise.main(MODEL)
     whole = contents(TOKENS)
     again(place)
-    honest, done = tokenise.encode_batch, []
+    honest, done, log = tokenise.encode_batch, [], place / "encoded"
 
-    def killed_after_two(*arguments):
-        if len(done) == 2:
-            raise KeyboardInterrupt
+    def ends_at_third(*arguments):
         done.append(1)
+        if len(done) == 3:
+            raise UserError("no more")
         return honest(*arguments)
 
-    monkeypatch.setattr(tokenise, "encode_batch", killed_after_two)
-    with pytest.raises(KeyboardInterrupt):
+    def logged(codec, shards, batch, brought):
+        with log.open("a") as file:  # in whatever process
+            file.write(batch[0]["id"] + "\n")
+        return honest(codec, shards, batch, brought)
+
+    monkeypatch.setattr(tokenise, "encode_batch", ends_at_third)
+    with pytest.raises(UserError, match="no more"):  # and the batches that other processes are at are lost
         tokenise.main(MODEL)
     assert not TOKENS.exists()
-    redone = []
-    monkeypatch.setattr(tokenise, "encode_batch", lambda *a: redone.append(1) or honest(*a))
+    kept = len(list(Path(".scratch/tokenise/cosyvoice3").glob("*.safetensors")))
+    monkeypatch.setattr(tokenise, "encode_batch", logged)
     tokenise.main(MODEL)
     assert contents(TOKENS) == whole
-    assert len(redone) == len(tokenise.batches(read_jsonl(Path("data/corpus/manifest.jsonl")))) - 2
+    todo = tokenise.batches(read_jsonl(Path("data/corpus/manifest.jsonl")))
+    assert kept >= 2 and len(log.read_text().splitlines()) == len(todo) - kept
+
+
+@pytest.mark.parametrize("cards", [1, 2, 3])
+def test_cards_share_the_clips_out_and_the_bytes_are_the_same(place, monkeypatch, cards):
+    """Here they compute on the processor, each in a process that begins anew."""
+    monkeypatch.setattr(tokenise, "BATCH_SECONDS", 3.0)
+    tokenise.main(MODEL)
+    on_cores = contents(TOKENS)
+    again(place)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    tokenise.main(MODEL)
+    assert contents(TOKENS) == on_cores
 
 
 def test_audio_of_another_rate_is_named(place):
@@ -171,6 +189,18 @@ def test_sft_trains_every_weight_that_speech_comes_from(tokenised):
     train.main(MODEL)
     record = json.loads((CHECKPOINTS / "train.json").read_text())
     assert record["trainable_parameters"] == record["parameters"]
+
+
+def test_without_held_out_sentences_there_is_no_loss_rather_than_a_loss_of_zero(place):
+    manifest = Path("data/corpus/manifest.jsonl")
+    manifest.write_text(manifest.read_text().replace('"validation"', '"train"').replace('"test"', '"train"'))
+    tokenise.main(MODEL)
+    train.main(MODEL)
+    metrics, history = json.loads(Path("reports/metrics/train-cosyvoice3.json").read_text()), read_jsonl(CHECKPOINTS / "history.jsonl")
+    assert {metrics[key] for key in ("base_validation_loss", "best_validation_loss", "last_validation_loss", "best_epoch")} == {None}
+    assert [row["validation"]["total"] for row in history] == [None] * 4 and history[3]["train"]["total"] > 0
+    curves = Path("reports/curves/cosyvoice3/plots/metrics")
+    assert (curves / "train/loss.tsv").is_file() and not (curves / "validation").exists()
 
 
 def test_zero_epochs_make_a_control(tokenised):
