@@ -29,6 +29,7 @@ from models.parts.family import Example, Family
 from models.parts.precision import repeatable
 from models.parts.weights import save_half
 from models.small import phones, vocoder, whisper
+from models.small.linear_codec import LinearCodec, LinearNetwork
 from models.small.voiceprint import voiceprint
 from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
@@ -47,6 +48,10 @@ ORIGIN = (
     "A small base trained by this repository (recipe.yaml beside it), not the released model. Its language model has heard "
     "synthetic voices alone; its decoder also people, the demo speaker's training clips among them."
 )
+ORIGIN_OF_VALUES = (
+    "A small base trained by this repository (recipe.yaml beside it), not the released model. Network and codec have heard "
+    "synthetic voices alone."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -60,14 +65,18 @@ def main(argv: list[str]) -> None:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     repeatable()  # two families train side by side
     started = time.monotonic()
-    # 1. Voices that read made-up sentences, people for the decoder, and what the speech encoder makes of them.
-    spoken = prepared(voices(recipe["voices"]))
-    people = apart(prepared(recorded_people(**recipe["codec"]["people"]))) if recipe["codec"]["people"] else []
-    # 2. The codec.
-    fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
-    texts = {row["id"]: row for row in read_jsonl(spoken.audio.folder / "manifest.jsonl")}
+    # 1. Voices that read made-up sentences.
+    said = voices(recipe["voices"])
+    texts = {row["id"]: row for row in read_jsonl(said / "manifest.jsonl")}
     for row in texts.values():
         phones.remember(row["text"], (phone for phone, _ in row["phones"]))
+    if recipe["codec"]["config"]["kind"] == "linear":
+        of_values(family, recipe, said, texts, folder, started)
+        return
+    # 2. People for the decoder, what the speech encoder makes of them all, and the codec.
+    spoken = prepared(said)
+    people = apart(prepared(recorded_people(**recipe["codec"]["people"]))) if recipe["codec"]["people"] else []
+    fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
     aligned = list(texts.values())[: recipe["codec"]["aligned_clips"]]
     explained = fit.fit_quantisers(spoken, {row["id"]: row["phones"] for row in aligned}, people)
     codes = fit.codes(spoken)
@@ -90,13 +99,42 @@ def main(argv: list[str]) -> None:
         write_curve(folder / "latents_curve.jsonl", latents_curve)
     # 5. How it went.
     write_curve(folder / "decoder_curve.jsonl", decoder_curve)
+    tell(folder, texts, len(examples), network, curve, started, variance_explained=[round(value, 3) for value in explained], decoder_loss=decoder_curve[-1]["train"])
+
+
+def of_values(family: Family, recipe: dict, said: Path, texts: dict[str, dict], folder: Path, started: float) -> None:
+    """The same for a codec of values: no speech encoder, no people and no decoder; the vocoder's frames are all that it needs."""
+    # 2. The codec.
+    analysis = measured(Shards(said), "vocoder", vocoder.analyse, vocoder.BANDS)
+    config, network = recipe["codec"]["config"], LinearNetwork(recipe["codec"]["config"])
+    clips = random.Random(recipe["codec"]["seed"]).sample(sorted(analysis.index), min(len(analysis.index), recipe["codec"]["clips"]))
+    explained = network.fit(torch.cat([whole(analysis[clip_id], config["step"]) for clip_id in clips]))
+    write_json(folder / "codec" / "config.json", config)
+    save_half(network, folder / "codec" / "model.safetensors")
+    # 3. The network, from random weights, on what the codec makes of the voices.
+    codec = LinearCodec(folder / "codec")
+    patches = {i: max(1, round(texts[i]["seconds"] * codec.contract.token_rate)) for i in analysis.index}
+    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], codec.patches(analysis[i], count)) for i, count in patches.items()]
+    trained, curve = train(family, recipe, examples, SCRATCH / family.name)
+    family.save(trained, folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN_OF_VALUES})
+    # 4. How it went.
+    tell(folder, texts, len(examples), trained, curve, started, variance_explained=[round(explained, 3)])
+
+
+def whole(analysis: np.ndarray, step: int) -> torch.Tensor:
+    """The vocoder's frames of a clip, as many as make whole frames of the codec."""
+    return torch.from_numpy(analysis[: len(analysis) // step * step])
+
+
+def tell(folder: Path, texts: dict[str, dict], clips: int, network: torch.nn.Module, curve: list[dict], started: float, **figures: object) -> None:
+    """curve.jsonl, figures.json, and a line."""
     write_curve(folder / "curve.jsonl", curve)
     write_json(folder / "figures.json", {
-        "hours": round(sum(row["seconds"] for row in texts.values()) / 3600, 2), "clips": len(examples),
-        "variance_explained": [round(value, 3) for value in explained], "decoder_loss": decoder_curve[-1]["train"],
+        "hours": round(sum(row["seconds"] for row in texts.values()) / 3600, 2), "clips": clips, **figures,
         "validation_loss": curve[-1]["validation"], "minutes": round((time.monotonic() - started) / 60),
         "parameters": sum(p.numel() for p in network.parameters()),
-    })
+    })  # fmt: skip
     print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 1e6:.1f} MB, validation loss {curve[-1]['validation']}")
 
 

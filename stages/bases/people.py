@@ -14,11 +14,9 @@ import numpy as np
 import torch
 import torchaudio
 
-from models.parts.errors import UserError
 from stages.bases.debian import unpacked
 from stages.common.audio import decode
-from stages.common.files import read_jsonl
-from stages.common.shards import Clip, Shards
+from stages.common.shards import Clip, Shards, read_manifest
 
 # package: speaker. June Wallack and Carlo Flora: CC BY-SA 3.0; Maxim Topal: CC BY 3.0.
 SPEAKERS = {
@@ -48,10 +46,8 @@ def _recorded(packages: list[str], corpus: Path | None, downloads: Path) -> Iter
                 continue
             yield f"{SPEAKERS[package]}-{file.relative_to(root).with_suffix('')}", decode(file.read_bytes(), file.name)[0][:, 0]
     if corpus:
-        if not (corpus / "manifest.jsonl").is_file():
-            raise UserError(f"{corpus}/manifest.jsonl: not there; run `dvc repro corpus` first")
         shards = Shards(corpus)
-        for row in read_jsonl(corpus / "manifest.jsonl"):
+        for row in read_manifest(corpus):
             if row["split"] == "train":
                 clip = shards[row["id"]]
                 yield f"{row['speaker']}-{clip.id}", torchaudio.functional.resample(torch.from_numpy(clip.audio), clip.sample_rate, SAMPLE_RATE).numpy()

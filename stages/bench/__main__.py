@@ -12,9 +12,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import models
@@ -46,15 +48,17 @@ def main(argv: list[str]) -> None:
         tokenising(family, block, name)
         if block.train.epochs:
             training(family, block, examples)
+            if not read_contract(tokens).vocabulary:
+                encoding_once(family, block, examples, name)
         generating(family, block, examples, voice)
     print(f"\n{'family':<12} {'stage':<10} {'seconds':>9} {'tokens/s':>9} {'peak MiB':>9}")
     for name in params.models:
-        codebooks = read_contract(Path(f"data/{name}/tokens")).codebooks
+        tokens_a_frame = read_contract(Path(f"data/{name}/tokens")).tokens
         for stage in STAGES:
             path = FOLDER / f"{stage}-{name}.json"
             if path.is_file():
                 values = read_json(path)
-                rate = f"{codebooks * values['frames'] / values['seconds']:.0f}" if values.get("frames") and values["seconds"] else "-"
+                rate = f"{tokens_a_frame * values['frames'] / values['seconds']:.0f}" if values.get("frames") and values["seconds"] else "-"
                 print(f"{name:<12} {stage:<10} {values['seconds']:>9} {rate:>9} {values['peak_mib']:>9}")
 
 
@@ -67,7 +71,7 @@ def tokenising(family: Family, block: FamilyParams, name: str) -> None:
 
 def training(family: Family, block: FamilyParams, examples: list[Example]) -> None:
     train = block.train
-    network = family.adapt(family.network(block.weights, getattr(torch, block.dtype)), adapt_settings(train)).train()
+    network = family.adapt(family.network(block.weights, block.torch_dtype), adapt_settings(train)).train()
     shuffled = random.Random(1).sample(examples, min(160, len(examples)))
     size = max(1, len(shuffled) // len(length_batches(shuffled, train.batch_frames)))
     packed = length_batches(shuffled, train.batch_frames)
@@ -80,8 +84,24 @@ def training(family: Family, block: FamilyParams, examples: list[Example]) -> No
     show(family, "train: frames/s, packed by length / padded as they come", frames, steps(packed), steps(padded))
 
 
+def encoding_once(family: Family, block: FamilyParams, examples: list[Example], name: str) -> None:
+    """What `tokenise` saves where upstream's trainer encodes the audio of every batch anew: patches of continuous values."""
+    network = family.adapt(family.network(block.weights, block.torch_dtype), adapt_settings(block.train)).train()
+    codec, shards = family.codec(block.weights), Shards(Path(f"data/{name}/resampled"))
+    some = random.Random(1).sample(examples, min(CLIPS, len(examples)))
+
+    def steps(codes: Callable[[list[Example]], list[np.ndarray]]) -> None:
+        for batch in length_batches(some, block.train.batch_frames):
+            heard = [replace(one, codes=found) for one, found in zip(batch, codes(batch), strict=True)]
+            family.loss(network, family.batch(network, heard)).total.backward()
+
+    show(family, "train: frames/s, encoded once / in every step", sum(len(e.codes) for e in some),
+         lambda: steps(lambda batch: [e.codes for e in batch]),
+         lambda: steps(lambda batch: codec.encode([shards[e.id].audio for e in batch])))
+
+
 def generating(family: Family, block: FamilyParams, examples: list[Example], voice: Voice) -> None:
-    network = family.network(block.weights, getattr(torch, block.dtype))
+    network = family.network(block.weights, block.torch_dtype)
     texts = [e.text for e in sorted(examples, key=lambda e: -len(e.codes))[:8]]
     sampling = Sampling(**block.sampling.model_dump())
     limits = [60] * len(texts)

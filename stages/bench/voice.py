@@ -13,15 +13,13 @@ import math
 import random
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
-from tqdm import tqdm
+from tqdm import trange
 
 import models
 from models.parts.errors import UserError
@@ -34,13 +32,15 @@ from stages.common.files import read_json, read_jsonl
 from stages.common.params import FamilyParams, Params, load_params
 from stages.common.shards import Shards
 from stages.common.tokens import read_voice
-from stages.gate.floor import Corpus
+from stages.gate.audio import resampled
+from stages.gate.corpus import CORPUS, Corpus
 from stages.gate.hearing import Hearing
-from stages.gate.listener import resampled
+from stages.gate.judging import TOGETHER
+from stages.gate.listener import Listener
 from stages.gate.prompts import FEWEST_WORDS
 from stages.gate.reader import Reader, Script
 from stages.gate.spoken import spoken
-from stages.gate.verdict import score
+from stages.gate.verdict import measured, score
 
 SENTENCES = 32      # that a base reads
 SYNTHETIC = max(FLITE, key=FLITE.__getitem__)   # the voice that the bases heard most of
@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--model", action="append", help="a family of params.yaml's models; without it, all of them")
     params = load_params()
     names = parser.parse_args(argv).model or params.models
-    corpus = Corpus(Path("data/corpus"))
-    hearing = Hearing(corpus.speaker())
+    corpus = Corpus(CORPUS)
+    hearing = Hearing(Listener(params.gate.listener, params.corpus.language), corpus.speaker())
     held_out = [row for row in corpus.manifest if row["split"] != "train" and len(spoken(row["text"])) >= FEWEST_WORDS]
     print(f"{'family':<12} {'what is heard':<44} {'word error':>10} {'similarity':>10} {'DNSMOS':>7}")
     recordings = [(row["text"], clip.audio, clip.sample_rate) for row in held_out for clip in [corpus.shards[row["id"]]]]
@@ -71,9 +71,12 @@ def main(argv: list[str]) -> None:
 
 
 def listen(hearing: Hearing, takes: Iterable[Heard]) -> list[dict[str, Any]]:
-    takes = list(takes)
-    with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(lambda take: hearing.measure(*take), takes), total=len(takes), desc="listen", leave=False, disable=None))
+    takes, rows = list(takes), []
+    for start in trange(0, len(takes), TOGETHER, desc="listen", leave=False, disable=None):
+        some = takes[start : start + TOGETHER]
+        heard = hearing.hear([(audio, rate) for _, audio, rate in some])
+        rows += [measured(text, one) for (text, _, _), one in zip(some, heard, strict=True)]
+    return rows
 
 
 def show(name: str, what: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -98,11 +101,9 @@ def base(family: Family, block: FamilyParams, codec: Codec, params: Params, corp
     texts = list(islice((text for text in iter(lambda: f"{clause(rng).capitalize()}.", None) if text not in known), SENTENCES))
     read = [read_aloud(text, SYNTHETIC, 1.0, PITCH[SYNTHETIC])[0] for text in texts[:8]]
     vectors = [codec.speaker_embedding(resampled(wave, SAMPLE_RATE, codec.contract.sample_rate)) for wave in read]
-    reader = Reader(
-        family, family.network(block.weights, getattr(torch, block.dtype)), codec, Voice(SYNTHETIC, np.mean(vectors, 0)), Sampling(**block.sampling.model_dump()),
-        corpus.stats["chars_per_second"], params.gate.segment_words,
-    )  # fmt: skip
-    takes = reader.read([Script(str(index), text, 1) for index, text in enumerate(texts)])
+    voice, sampling = Voice(SYNTHETIC, np.mean(vectors, 0)), Sampling(**block.sampling.model_dump())
+    reader, network = Reader(family, codec, voice, sampling, corpus.stats["chars_per_second"]), family.network(block.weights, block.torch_dtype)
+    takes = reader.read(network, [Script(str(index), text, 1) for index, text in enumerate(texts)], params.reading.segment_words)
     return [(text, np.zeros(0, np.float32) if take.audio is None else take.audio, codec.output_sample_rate) for text, take in zip(texts, takes, strict=True)]
 
 
@@ -113,7 +114,7 @@ def tuned(name: str) -> None:
     best = read_json(Path(f"reports/families/{name}/summary.json"))["chosen"]["best"]
     for checkpoint in dict.fromkeys(["base", best]):
         for kind, kinds in (("held-out", ("held-out",)), ("all", ("held-out", "general"))):
-            takes = [row for row in rows if row["checkpoint"] == checkpoint and row["kind"] in kinds]
+            takes = [row for row in rows if row["checkpoint"] == checkpoint and row["phase"] == "confirm" and row["kind"] in kinds]
             show(name, f"gate, {checkpoint}, {kind} texts", takes)
 
 
