@@ -2,7 +2,7 @@
 
     python -m stages.compare
 
-A row is one family in one run of `dvc exp show`, which itself gives every metric of every family a column of its own.
+A row is one family, or one system from elsewhere, in one run of `dvc exp show`, which itself gives every metric of every family a column of its own.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def _runs(shown: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _families(name: str, data: dict[str, Any] | None, before: dict[str, Any]) -> Iterator[list[str]]:
-    """One row a family of a run; none for an experiment that failed or waits in the queue."""
+    """One row a family of a run, and one a system from elsewhere; none for an experiment that failed or waits in the queue."""
     settings, metrics = _settings(data), (data or {}).get("metrics") or {}
     changed = [f"{key}={_text(value)}" for key, value in settings.items() if before.get(key) != value]
-    for family in settings.get("models", []):
+    for family in [*settings.get("models", []), *settings.get("external", [])]:
         found = {stage: metrics.get(f"{FOLDER}/{stage}-{family}.json", {}).get("data", {}) for stage in STAGES}
         yield [name, family, *(_text(found[stage].get(key)) for _, stage, key in COLUMNS), " ".join(changed)]
 

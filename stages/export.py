@@ -11,19 +11,22 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import models
-from models.parts.family import Family
-from models.parts.precision import repeatable
-from stages.common.checkpoints import Checkpoints
 from stages.common.cli import run
-from stages.common.files import read_json, sha256, staged, write_json, write_text
+from stages.common.codes import brings_codes
+from stages.common.files import EXPORT, read_json, sha256, staged, write_json, write_text
 from stages.common.params import Params, load_params
-from stages.common.tokens import read_voice, write_voice
 
-RECORD = "export.json"
+if TYPE_CHECKING:
+    from models.parts.family import Family
+
 LICENCES = Path("models/licences")
+WHOSE = {
+    False: "A voice fine-tuned on one speaker.",
+    True: "Fine-tuned on what a released model said in a voice of its own, and on no recording: how it pronounces and reads may be new, the voice is not.",
+}
 
 
 def main(argv: list[str]) -> None:
@@ -42,34 +45,43 @@ def main(argv: list[str]) -> None:
         if checkpoint:
             export(name, params, checkpoint, verdict, folder)
         else:
-            write_json(folder / RECORD, {"family": name, "checkpoint": None, "promoted": None, "why": verdict["why"]})
-    print(f"export {name}: {target}/: " + (checkpoint or f"nothing but {RECORD}: no checkpoint was promoted"))
+            write_json(folder / EXPORT, {"family": name, "checkpoint": None, "promoted": None, "why": verdict["why"]})
+    print(f"export {name}: {target}/: " + (checkpoint or f"nothing but {EXPORT}: no checkpoint was promoted"))
 
 
 def export(name: str, params: Params, checkpoint: str, verdict: dict[str, Any], folder: Path) -> None:
     """The base with `checkpoint` merged into it, the voice, the licence, and a card that says what this is."""
+    # Here, since they load PyTorch: a family without a promoted checkpoint needs none.
+    from models.parts.precision import repeatable
+    from stages.common.checkpoints import Checkpoints, load_adapter
+    from stages.common.tokens import read_voice, write_voice
+
     # 1. The network as the gate heard it, in the layout of the base.
     repeatable()
     family, block = models.load(name), params.family(name)
     voice = read_voice(Path(f"data/{name}/tokens"))
-    network = Checkpoints(family, block, Path(f"data/{name}/checkpoints")).network(checkpoint)
-    family.export(network.cpu(), voice, block.weights, folder)
+    checkpoints = Checkpoints(family, block, Path(f"data/{name}/checkpoints"))
+    family.export(checkpoints.network(checkpoint).cpu(), voice, block.weights, folder)
+    epoch, scale = checkpoints.at_scale(checkpoint)
+    if scale is not None and checkpoints.settings.mode == "lora":
+        family.export_adapter(load_adapter(checkpoints.folder / epoch), checkpoints.settings, scale, block.weights, folder)
 
     # 2. What `make speak` needs besides, and what became of this checkpoint in the gate.
+    judged = verdict["candidates"].get(checkpoint, {})
     corpus, stats = Path("data/corpus"), read_json(Path("data/corpus/stats.json"))
     write_voice(folder, voice)
     record = {
         "family": name, "checkpoint": checkpoint, "promoted": verdict["promoted"], "why": verdict["why"],
-        "scale": block.scale if checkpoint != "base" else None, "dtype": block.dtype, "sampling": block.sampling.model_dump(),
-        "chars_per_second": stats["chars_per_second"], "segment_words": params.gate.segment_words,
+        "scale": scale, "dtype": block.dtype, "sampling": block.sampling.model_dump(),
+        "chars_per_second": stats["chars_per_second"], "segment_words": params.reading.segment_words,
         "weights": read_json(Path(f"data/{name}/weights.json")),
         "corpus": {
             "source": str(params.corpus.source), "date": params.corpus.date, "speaker": voice.speaker,
-            "language": params.corpus.language, "seconds": stats["seconds"], "manifest_sha256": sha256(corpus / "manifest.jsonl"),
+            "said_by_a_network": brings_codes(corpus), "language": params.corpus.language, "seconds": stats["seconds"], "manifest_sha256": sha256(corpus / "manifest.jsonl"),
         },
-        "gate": {"tiers": verdict["tiers"].get(checkpoint), "score": verdict["scores"].get(checkpoint)},
+        "gate": {"confirmed": judged.get("confirmed"), "screened": judged.get("screened")},
     }  # fmt: skip
-    write_json(folder / RECORD, record)
+    write_json(folder / EXPORT, record)
 
     # 3. The licence and notices of the base, and the card.
     notices = [path for path in sorted(block.weights.iterdir()) if path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE")]
@@ -95,7 +107,9 @@ def model_card(family: Family, record: dict[str, Any]) -> str:
         licence, terms = "other", "this repository's: the base is a small one that it trained itself"
     else:
         name, says = (family.card["licence"]["weights"][field] for field in ("name", "says"))
-        licence, terms = name.lower() if (LICENCES / f"{name}.txt").is_file() else "other", f"{name}: {says}"
+        disputed = family.card["licence"]["weights"].get("disputed")
+        known = (LICENCES / f"{name}.txt").is_file() and " " not in name  # hubs have one word for a licence that they know
+        licence, terms = name.lower() if known else "other", f"{name}: {says}" + (f" Disputed: {disputed}." if disputed else "")
     promoted = record["checkpoint"] == record["promoted"]
     title = f"# {corpus['speaker']}, by {family.card['title']}"
     warning = f"**Not promoted.** {record['why']} It was exported on request: listen before you use it.\n\n"
@@ -109,7 +123,7 @@ pipeline_tag: text-to-speech
 
 {title}
 
-{"" if promoted else warning}A voice fine-tuned on one speaker.
+{"" if promoted else warning}{WHOSE[corpus["said_by_a_network"]]}
 
 | | |
 |---|---|
@@ -130,18 +144,19 @@ the person: say that it is synthetic.
 
 
 def _gate_table(record: dict[str, Any]) -> str:
-    tiers, score = record["gate"]["tiers"], record["gate"]["score"]
-    if not tiers:
+    confirmed, screened = record["gate"]["confirmed"], record["gate"]["screened"]
+    found = confirmed or screened
+    if not found:
         return "The gate has not judged this checkpoint."
     rows = [
-        f"| {tier} | {one['passed_takes']} of {one['takes']} | {'yes' if one['passed'] else 'no'} |"
-        for tier, one in tiers.items()
+        f"| {tier} | {one['passed_takes']} of {one['takes']} | {one['verdict'] if confirmed else 'screened, not confirmed'} |"
+        for tier, one in found["tiers"].items()
     ]
-    low, high = score["ci"]
-    nearness = "not measured" if score["similarity"] is None else f"{score['similarity']:.3f}"
+    low, high = found["ci"]
+    nearness = "not measured" if found["similarity"] is None else f"{found['similarity']:.3f}"
     return "\n".join([
-        "| length | takes that pass | passed |", "|---|---|---|", *rows, "",
-        f"Word error rate {score['word_error_rate']:.1%} (95 % interval {low:.1%} to {high:.1%}), similarity to the speaker {nearness}.",
+        "| length | takes that pass | verdict |", "|---|---|---|", *rows, "",
+        f"Word error rate {found['word_error_rate']:.1%} (95 % interval {low:.1%} to {high:.1%}), similarity to the speaker {nearness}.",
     ])  # fmt: skip
 
 

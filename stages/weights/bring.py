@@ -22,19 +22,22 @@ from models.parts.errors import UserError
 from models.parts.family import Family
 from stages.common import licences
 from stages.common.cli import run
-from stages.common.files import publish, read_json, recover, sha256, write_json
+from stages.common.files import publish, read_json, recover, sha256, write_json, write_text
 from stages.common.params import read_params
-from stages.weights import download, release
-from stages.weights.convert import check_readable, convert, converted, note_of
-from stages.weights.manifest import (
+from stages.common.weights import (
     FOLDER,
+    KEPT,
+    KEPT_TEXT,
     MANIFEST,
     contents,
     digest,
+    hashes,
+    manifest_of,
     read_lock,
-    read_manifest,
     write_lock,
 )  # fmt: skip
+from stages.weights import download, release
+from stages.weights.convert import check_readable, convert, converted, note_of
 from stages.weights.release import Source
 
 # In a half-done folder: what it is made of, what is still being downloaded, and what is done.
@@ -65,7 +68,7 @@ def bring(family: Family, folder: Path | None, size: str | None = None, revision
     """Bring in what `folder` has of the family's release, or else what the hub has. UserError, and nothing has changed."""
     name, target = family.name, FOLDER / family.name
     recover(target)
-    partial, locked = target.with_name(f".{name}.partial"), read_lock().get(name) or {}
+    partial, locked = target.with_name(f".{name}.partial"), read_lock().get(name, {})
 
     # 1. May these weights be used, and can they be?
     if type(family).check_release is Family.check_release:
@@ -78,6 +81,7 @@ def bring(family: Family, folder: Path | None, size: str | None = None, revision
     if folder:
         if folder.resolve().is_relative_to(partial.resolve()):
             raise UserError(f"FROM={folder}: where half-done work is; leave FROM= out to go on with it")
+        release.check_kind(family.card, folder)
         sources = release.in_folder(repositories, folder, name)
     else:
         sources, commits = download.on_hub(repositories, revision, locked.get("commits", {}))
@@ -100,12 +104,15 @@ def bring(family: Family, folder: Path | None, size: str | None = None, revision
 
     # 5. Say what they are, and put them in place.
     files = {converted(source.name): facts(source, done) for source in sources}
-    if folder and locked.get("sha256") == digest(files):
-        commits = locked["commits"]  # the same bytes, so of the same origin
-    write_json(done / MANIFEST, {"family": name, "commits": commits, "files": files})
+    manifest: dict[str, Any] = {"family": name, "commits": commits, "files": files}
+    sha = digest(hashes(manifest))
+    if folder and locked.get("sha256") == sha:
+        manifest["commits"] = locked["commits"]  # the same bytes, so of the same origin
+    write_json(done / MANIFEST, manifest)
+    write_text(done / KEPT, KEPT_TEXT)
     publish(done, target)
     shutil.rmtree(partial)
-    write_lock(name, commits, digest(files))
+    write_lock(name, manifest["commits"], sha)
     total = sum(file["size"] for file in files.values())
     print(f"{target}: {len(files)} files, {total / 1e9:.2f} GB; weights.lock says which, commit it")
 
@@ -129,7 +136,7 @@ def start(partial: Path, sources: list[Source]) -> None:
 def reuse(target: Path, done: Path, commits: dict[str, str]) -> None:
     """What was brought in from the same commits and still is as it was need not be fetched again."""
     try:
-        manifest = read_manifest(target)
+        manifest = manifest_of(target)
     except UserError:
         return
     if not commits or manifest.get("commits") != commits:

@@ -1,4 +1,5 @@
-"""Pickles and ONNX graphs into safetensors, once, so that no stage ever reads anything that could run code."""
+"""Pickles into safetensors, once, so that no stage ever reads anything that could run code. ONNX graphs, which can't, stay as
+they are: some codecs run them, and an export holds them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ from models.parts.errors import UserError
 from stages.common.files import read_json
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
-CONVERTED = (*PICKLES, ".onnx")
 NOTE = "make weights"
 ALONE = "tensor"  # the key of a tensor that has a file to itself
 
@@ -25,7 +25,7 @@ ALONE = "tensor"  # the key of a tensor that has a file to itself
 def converted(name: str) -> str:
     """What a file of a release is called here."""
     path = Path(name)
-    return path.with_suffix(".safetensors").as_posix() if path.suffix in CONVERTED else name
+    return path.with_suffix(".safetensors").as_posix() if path.suffix in PICKLES else name
 
 
 def convert(path: Path, name: str, target: Path) -> None:
@@ -37,10 +37,7 @@ def convert(path: Path, name: str, target: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     left_out: dict[str, str] = {}
     try:
-        if name.endswith(".onnx"):
-            tensors = _initialisers(path)
-        else:
-            _flatten(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)), "", tensors, left_out)
+        _flatten(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)), "", tensors, left_out)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
@@ -60,7 +57,7 @@ def note_of(path: Path) -> dict[str, Any]:
 
 
 def check_readable(path: Path, suffix: str) -> None:
-    """UserError for a file that is called safetensors or JSON and is cut short or garbled."""
+    """UserError for a file that is called safetensors, JSON or ONNX and is cut short or garbled."""
     if suffix == ".safetensors":
         try:
             with safe_open(path, "pt"):
@@ -69,6 +66,8 @@ def check_readable(path: Path, suffix: str) -> None:
             raise UserError(f"{path}: not a whole safetensors file ({error}); download it again") from None
     elif suffix == ".json":
         read_json(path)
+    elif suffix == ".onnx":
+        _check_graph(path)
 
 
 def _why(error: Exception) -> str:
@@ -118,14 +117,16 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return apart
 
 
-def _initialisers(path: Path) -> dict[str, torch.Tensor]:
-    """The constants of an ONNX graph by their names there; the graph itself is left."""
+def _check_graph(path: Path) -> None:
+    """An ONNX graph with all its constants in this one file."""
     import onnx  # takes half a second, and few families need it
     from onnx.external_data_helper import uses_external_data
 
-    tensors: dict[str, torch.Tensor] = {}
-    for constant in onnx.load(path, load_external_data=False).graph.initializer:
-        if uses_external_data(constant):
-            raise UserError(f"{constant.name} is in another file; take the release's own .onnx, which holds everything")
-        _put(tensors, constant.name, torch.from_numpy(onnx.numpy_helper.to_array(constant).copy()))
-    return tensors
+    try:
+        constants = onnx.load(path, load_external_data=False).graph.initializer
+    except Exception as error:  # a file from somewhere else: whatever its reader stumbles over is the file's fault
+        raise UserError(f"{path}: {_why(error)}") from None
+    if not constants:
+        raise UserError(f"{path}: holds no tensors; download it again")
+    if outside := [constant.name for constant in constants if uses_external_data(constant)]:
+        raise UserError(f"{path}: {outside[0]} is in another file; take the release's own .onnx, which holds everything")

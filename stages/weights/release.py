@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.parts.errors import UserError
-from stages.weights.convert import CONVERTED, converted
+from stages.weights.convert import PICKLES, converted
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ def repositories(family: str, card: dict[str, Any], size: str | None) -> list[Re
     return found
 
 
+def check_kind(card: dict[str, Any], folder: Path) -> None:
+    """UserError for a folder that has a file by which it is known to be something else."""
+    for file, what in card["release"].get("others", {}).items():
+        if (folder / file).exists():
+            raise UserError(f"{folder / file}: {what}")
+
+
 def matching(pattern: str, here: str, names: Iterable[str]) -> list[tuple[str, str]]:
     """Which of `names` a card's entry means, and what they are called here."""
     return [(name, name if here == pattern else here) for name in sorted(names) if fnmatchcase(name, pattern)]
@@ -74,7 +81,7 @@ def in_folder(release: list[Repository], folder: Path, family: str) -> list[Sour
     sources = []
     for pattern in (here for repository in release for _, here in repository.files):
         paths = sorted(folder.glob(pattern))
-        if not paths and Path(pattern).suffix in CONVERTED:
+        if not paths and Path(pattern).suffix in PICKLES:
             paths = sorted(folder.glob(converted(pattern)))
         paths = [path for path in paths if path.is_file()]
         if not paths:
