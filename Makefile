@@ -6,7 +6,7 @@ SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro demo report weights plan export speak rehearse compare test lint bases bench bench-voice clean
+.PHONY: help setup repro demo report verdict prune weights plan export speak prompts rehearse sweep compare test lint bases bench bench-voice bench-gate clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ help:  ## list the targets
 setup: .venv/ready .venv/has-sox .venv/has-flite  ## install what a run needs: .venv with the locked packages, sox and flite
 
 repro: setup  ## bring everything that is out of date up to date
-	dvc repro
+	@python -m stages.repro
 	@echo "Listen: $(CURDIR)/reports/index.html"
 
 demo: setup  ## one family from recordings to its page: make demo MODEL=cosyvoice3
@@ -30,6 +30,14 @@ report: setup  ## build the listening pages, and what they need, and print where
 	dvc repro index
 	@echo "Listen: $(CURDIR)/reports/index.html"
 
+verdict: setup  ## take in what somebody heard and saved from a listening page: make verdict FILE=verdicts-cosyvoice3-anna.json
+	@[ -n "$(FILE)" ] || { echo "make verdict: say which file, like FILE=verdicts-cosyvoice3-anna.json"; exit 1; }
+	@python -m stages.report --verdict "$(FILE)"
+
+prune: setup  ## delete checkpoints that lost, once somebody has listened; without YES=1 only say which: make prune MODEL=fish_s2 [YES=1]
+	@[ -n "$(MODEL)" ] || { echo "make prune: say which family, like MODEL=fish_s2"; exit 1; }
+	@python -m stages.prune --model $(MODEL) $(if $(YES),--yes)
+
 export: setup  ## the promoted checkpoint as a folder to deploy: make export MODEL=qwen3_tts [CHECKPOINT=epoch-04]
 	@[ -n "$(MODEL)" ] || { echo "make export: say which family, like MODEL=qwen3_tts"; exit 1; }
 	$(if $(CHECKPOINT),python -m stages.export --model $(MODEL) --checkpoint $(CHECKPOINT),dvc repro export@$(MODEL))
@@ -38,9 +46,20 @@ speak: setup  ## hear any text: make speak MODEL=qwen3_tts TEXT="Good morning." 
 	@[ -n "$(MODEL)" -a -n "$(OUT)" ] || { echo 'make speak: say which family, what and where to, like MODEL=qwen3_tts TEXT="Good morning." OUT=take.wav'; exit 1; }
 	@python -m stages.gate.speak --model $(MODEL) --text "$$TEXT" --out "$(OUT)" $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(SCALE),--scale $(SCALE))
 
+prompts: setup  ## write the texts that a system from elsewhere has to read, reports/prompts.csv, and say where its audio goes
+	dvc repro corpus
+	@python -m stages.gate --prompts
+
 rehearse: setup  ## the full path without released weights: make rehearse MODEL=qwen3_tts [SIZE=released]
 	@[ -n "$(MODEL)" ] || { echo "make rehearse: say which family, like MODEL=qwen3_tts"; exit 1; }
 	@python -m stages.rehearse --model $(MODEL) $(if $(SIZE),--size $(SIZE))
+
+# The plan that `make sweep` runs when nothing else is asked for.
+PLAN ?= experiments/cosyvoice3_rerun.yaml
+sweep: setup  ## several runs and their comparison: make sweep [PLAN=experiments/FILE.yaml], or MODEL=qwen3_tts LR=1e-6,2e-6 SCALE=0.3,0.5; [JOBS=2] [ON=slurm]
+	@python -m stages.sweep $(if $(MODEL),--model $(MODEL),--plan "$(PLAN)") $(if $(LR),--lr "$(LR)") $(if $(SCALE),--scale "$(SCALE)") \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(ON),--on $(ON))
+	@python -m stages.compare
 
 compare: setup  ## table of the runs: what each one changed and what came of it
 	@python -m stages.compare
@@ -62,11 +81,16 @@ bases: setup  ## train a tiny base from synthetic voices: make bases MODEL=cosyv
 	dvc repro corpus
 	python -m stages.bases --model $(MODEL)
 
-bench: setup  ## measure batching and packing, and tokens/s and memory of each stage
+bench: setup  ## measure batching and packing, tokens/s and memory of each stage, and the parts of released codecs at their true sizes
 	python -m stages.bench
+	python -m stages.bench.released
+	python -m stages.bench.preparation
 
 bench-voice: setup  ## measure how well codecs, bases and checkpoints speak: word error, similarity, DNSMOS
 	python -m stages.bench.voice
+
+bench-gate: setup  ## measure which planted defects the gate catches: make bench-gate [TEXTS=40], or its verdicts with other seeds: [RETEST=5]
+	@python -m stages.bench.gate $(if $(TEXTS),--texts $(TEXTS)) $(if $(RETEST),--retest $(RETEST))
 
 clean:  ## remove scratch and tool caches; results stay, and so does .venv
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ import soundfile as sf
 import yaml
 
 from stages.common.params import CorpusParams
+from stages.corpus.sources import Source, read_source
 
 ROOT = Path(__file__).parents[1]
 RATE = 24000
@@ -47,3 +48,15 @@ def corpus_params(source: Path, **changes: Any) -> CorpusParams:
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read(root: Path) -> Source:
+    """What the corpus stage finds in a folder, or in a manifest."""
+    return read_source(root, "me", "en")
+
+
+def touch(folder: Path, *names: str) -> None:
+    """Files that hold their own names: enough where only names count."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())

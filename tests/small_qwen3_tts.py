@@ -13,7 +13,8 @@ from torch import nn
 
 from models.qwen3_tts.network import Qwen3TTSNetwork
 from models.qwen3_tts.released import rehearsal
-from models.qwen3_tts.released.codec import FOLDER, SpeechTokenizer
+from models.qwen3_tts.released.codec import SpeechTokenizer
+from models.qwen3_tts.released.files import FOLDER
 from models.released import formula
 from tests.golden_fixtures import GOLDEN, golden
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from models.parts.errors import UserError
 from models.parts.family import Family
 
+AS_IT_IS = "tokeniser.onnx"
 SHAPES = {
     "model.safetensors": {"embed.weight": [8, 4], "head.weight": [8, 4]},
     "codec.safetensors": {"encoder.weight": [4, 3], "encoder.tied": [4, 3], "decoder.layers.0": [2], "decoder.layers.1": [2]},
-    "tokeniser.safetensors": {"onnx::MatMul_7": [3, 2], "/bias": [2]},
     "voices/anna.safetensors": {"tensor": [5, 4]},
 }
 
@@ -31,7 +31,7 @@ class Small(Family):
             "licence": {"weights": {"name": "MIT", "commercial": True, "says": "Free."}},
             "release": {
                 "repositories": [
-                    {"id": {"big": "somebody/small-big", "tiny": "somebody/small-tiny"}, "files": ["config.json", "model.safetensors", "codec.pt", "tokeniser.onnx"]},
+                    {"id": {"big": "somebody/small-big", "tiny": "somebody/small-tiny"}, "files": ["config.json", "model.safetensors", "codec.pt", AS_IT_IS]},
                     {"id": "else/voices", "files": [{"first.pt": "voices/anna.pt"}]},
                 ]
             },

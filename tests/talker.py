@@ -1,13 +1,14 @@
 """A family that speaks with real recordings, for tests: it reads the texts of the clips that it was given, word for word.
 
-Its checkpoints are what the gate has to tell apart: the base breaks down on one text, the first checkpoint loses a
-phrase, the second reads everything. It is copied to models/talker/ of a throwaway repository.
+Its checkpoints are what the gate has to tell apart: the base breaks down on one text, others lose a phrase, forget what
+comes late, or read everything. It is copied to models/talker/ of a throwaway repository.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ RATE = 16_000
 
 
 class Clips(Codec):
-    """One frame is one clip; its code is the clip's place in texts.json."""
+    """One frame is one clip; its code is the clip's place in texts.json. Training makes the decoder as loud as the network says."""
+
+    volume = 1.0
 
     def __init__(self, weights: Path):
         count = len(json.loads((weights / "texts.json").read_text()))
@@ -38,15 +41,22 @@ class Clips(Codec):
 
     def decode(self, codes: Sequence[np.ndarray], voice: Voice) -> list[np.ndarray]:
         pause = np.zeros(RATE // 4, np.float32)
-        return [np.concatenate([p for code in one[:, 0] for p in (self.waves[code], pause)][:-1]) for one in codes]
+        return [self.volume * np.concatenate([p for code in one[:, 0] for p in (self.waves[code], pause)][:-1]) for one in codes]
+
+    def tuned(self, network: torch.nn.Module) -> Codec:
+        assert isinstance(network, Memory)
+        codec = copy(self)
+        codec.volume = network.volume
+        return codec
 
 
 class Memory(torch.nn.Module):
-    """`lost` is the clip that is never said (-1: none), `broken` the one that cannot be read at all."""
+    """`lost` is the clip that is never said (-1: none), `broken` the one that cannot be read at all; after `most` clips of
+    a text it has forgotten the rest. `volume`: of its decoder."""
 
-    def __init__(self, texts: list[str], lost: int, broken: int):
+    def __init__(self, texts: list[str], lost: int = -1, broken: int = -1, most: int = 99, volume: float = 1.0):
         super().__init__()
-        self.texts, self.lost, self.broken = texts, lost, broken
+        self.texts, self.lost, self.broken, self.most, self.volume = texts, lost, broken, most, volume
 
 
 class Talker(Family):
@@ -58,15 +68,15 @@ class Talker(Family):
     def network(
         self, weights: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Memory:
-        return Memory(json.loads((weights / "texts.json").read_text()), lost=-1, broken=0)
+        return Memory(json.loads((weights / "texts.json").read_text()), broken=0)
 
     def merged(
         self, weights: Path, state: dict[str, torch.Tensor], settings: AdaptSettings, scale: float,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> Memory:  # fmt: skip
         assert settings.targets == ("memory",)
-        assert scale == 0.5
-        return Memory(self.network(weights).texts, int(state["lost"]), broken=-1)
+        lost = int(state["lost"] if scale <= 0.5 else state["strong"])
+        return Memory(self.network(weights).texts, lost, most=int(state["most"]), volume=float(state["volume"]))
 
     def generate(
         self, network: torch.nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],
@@ -82,6 +92,7 @@ class Talker(Family):
             if code == network.broken:
                 raise RuntimeError("lost for words")
             codes += [code] if code != network.lost else []
+            codes = codes[: network.most]
             text = text[len(said) :].strip()
         return Generation(np.array(codes, np.int32).reshape(-1, 1), "stop", np.zeros(0, np.float32))
 

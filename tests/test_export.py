@@ -26,7 +26,7 @@ MODEL = ["--model", "cosyvoice3"]
 TARGET = Path("data/cosyvoice3/export")
 WEIGHTS = Path("data/cosyvoice3/weights.json")
 RELEASED = {"folder": "weights", "commits": {"some/Release": "c0ffee"}, "files": {}}
-TIER = {"passed": True, "takes": 4, "passed_takes": 4, "reasons": []}
+TIER = {"verdict": "passes", "takes": 8, "passed_takes": 8, "needed": None, "reasons": []}
 SCORE = {"word_error_rate": 0.031, "ci": [0.01, 0.05], "similarity": 0.71, "similarity_ci": [0.7, 0.72], "dnsmos": 3.1, "similarity_margin": 0.0}
 
 
@@ -45,8 +45,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decide(promoted: str | None, why: str) -> None:
-    judged = {name: {"5s": TIER, "15s": TIER, "30s": TIER} for name in ("base", "epoch-02")}
-    verdict: dict[str, Any] = {"promoted": promoted, "why": why, "tiers": judged, "scores": dict.fromkeys(judged, SCORE), "order": [*judged]}
+    judged = SCORE | {"tiers": dict.fromkeys(("5s", "15s", "30s"), TIER)}
+    candidates = dict.fromkeys(("base", "epoch-02"), {"screened": judged, "confirmed": judged})
+    verdict: dict[str, Any] = {"promoted": promoted, "why": why, "candidates": candidates, "order": [*candidates]}
     write_json(Path("data/cosyvoice3/gate/verdict.json"), verdict)
 
 
@@ -76,10 +77,19 @@ def test_the_card_says_what_it_is_made_of_and_what_the_gate_heard(place: Path) -
     card = (TARGET / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front == {"license": "apache-2.0", "base_model": "some/Release", "language": "en", "pipeline_tag": "text-to-speech"}
-    for said in ("at commit c0ffee", "epoch-02, LoRA scale 1.0", "recorded 2003 to 2010: ann, 1.5 minutes", "| 30s | 4 of 4 | yes |",
+    for said in ("at commit c0ffee", "epoch-02, LoRA scale 1.0", "recorded 2003 to 2010: ann, 1.5 minutes", "| 30s | 8 of 8 | passes |",
                  "3.1% (95 % interval 1.0% to 5.0%)", "0.710", "Apache-2.0: Free for commercial use"):
         assert said in card, said
     assert "Not promoted" not in card
+
+
+def test_the_card_says_when_a_network_said_the_corpus(place: Path) -> None:
+    export.main(MODEL)
+    assert "A voice fine-tuned on one speaker." in (TARGET / "README.md").read_text()
+    Path("data/corpus/codes.safetensors").touch()
+    export.main(MODEL)
+    Path("data/corpus/codes.safetensors").unlink()
+    assert "on no recording: how it pronounces and reads may be new, the voice is not" in (TARGET / "README.md").read_text()
 
 
 def test_the_same_inputs_export_the_same_bytes(place: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import models
 from models.parts.errors import UserError
 from stages import resample
-from stages.common import audio
+from stages.common import audio, licences
 from stages.common.shards import Clip, Shards, write_shards
 from stages.corpus import __main__ as corpus
 from tests.small_corpus import RATE, ROOT, corpus_params, rows_of, write_folder
@@ -115,13 +114,14 @@ def test_one_sample_more_or_less_is_right() -> None:
 
 
 def test_card_and_codec_must_agree(tmp_path: Path) -> None:
-    family, tiny = models.load("cosyvoice3"), ROOT / "models/cosyvoice3/tiny"
-    assert resample.codec_rate(family, tiny) == 16000
-    family.card = family.card | {"input_sample_rate": 24000}
-    with pytest.raises(UserError, match=r"models/cosyvoice3/card\.yaml.* 24000.*cosyvoice3/tiny takes 16000"):
-        resample.codec_rate(family, tiny)
-    with pytest.raises(UserError, match=r"codec/config\.json: not there"):
-        resample.codec_rate(family, tmp_path)
+    card, tiny = licences.card("cosyvoice3"), ROOT / "models/cosyvoice3/tiny"
+    assert resample.codec_rate("cosyvoice3", card, tiny) == 16000
+    with pytest.raises(UserError, match=r"models/cosyvoice3/card\.yaml.* 24000.*cosyvoice3/tiny/codec/config\.json says sample_rate: 16000"):
+        resample.codec_rate("cosyvoice3", card | {"input_sample_rate": 24000}, tiny)
+    with pytest.raises(UserError, match=r"holds no codec/config\.json nor speech_tokenizer_v3\.onnx, where .* stands; take weights .* codec_config in models/cosyvoice3/card\.yaml$"):
+        resample.codec_rate("cosyvoice3", card, tmp_path)
+    (tmp_path / "speech_tokenizer_v3.onnx").touch()  # a release's code alone says it
+    assert resample.codec_rate("cosyvoice3", card, tmp_path) == 24000
 
 
 def test_a_missing_sox_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

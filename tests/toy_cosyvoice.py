@@ -15,8 +15,9 @@ import yaml
 import models
 from models.parts.weights import save_half
 from models.small.semantic_codec import SemanticNetwork
-from stages.common.files import write_jsonl
+from stages.common.files import write_json, write_jsonl
 from stages.common.shards import Clip, write_shards
+from stages.common.weights import record
 
 ROOT = Path(__file__).parents[1]
 CODES = 40
@@ -65,6 +66,7 @@ def workplace(folder: Path, clips: int = 14) -> Path:
             "samples": len(wave), "seconds": round(len(wave) / 16000, 4), "sha256": hashlib.sha256(wave.tobytes()).hexdigest(),
         })
     write_shards(folder / "data/cosyvoice3/resampled", audio)
+    write_json(folder / "data/cosyvoice3/weights.json", record(folder / "weights", {}, {}))
     (folder / "data/corpus").mkdir(parents=True)
     write_jsonl(folder / "data/corpus/manifest.jsonl", rows)
     return folder

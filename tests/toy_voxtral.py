@@ -16,6 +16,8 @@ from models.parts.family import Example
 from models.voxtral.config import FlowHeadConfig, VoxtralConfig
 from models.voxtral.network import VoxtralNetwork
 from models.voxtral.prompt import CONTROL
+from models.voxtral.released import rehearsal
+from stages.weights.convert import convert
 from tests.characters import character_tokenizer
 from tests.family_checks import utterances
 
@@ -25,6 +27,7 @@ CONFIG = VoxtralConfig(
     semantic_codebook_size=SEMANTIC, acoustic_codebook_size=LEVELS, n_acoustic_codebook=VALUES, max_seq_len=512,
     flow=FlowHeadConfig(n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, hidden_dim=40),
 )
+VOICE = torch.randn(2, CONFIG.dim, generator=torch.Generator().manual_seed(2)).bfloat16()
 
 
 def network(seed: int = 1, **changes: Any) -> VoxtralNetwork:
@@ -60,12 +63,28 @@ def tekken(path: Path, words: tuple[bytes, ...] = ()) -> Path:
         "vocab": [{"rank": rank, "token_bytes": base64.b64encode(word).decode()} for rank, word in enumerate(
             [*vocabulary, b"beyond the embeddings"])],
         "special_tokens": [{"rank": rank, "token_str": name} for rank, name in enumerate(specials)],
+        "audio": {"voice_num_audio_tokens": {"toy": len(VOICE)}},
     }))  # fmt: skip
     return path
 
 
+def release(folder: Path) -> Path:
+    """A small release, codec and all, as `make weights` leaves it."""
+    rehearsal.write(folder, "small")
+    bring(folder)
+    return folder
+
+
+def bring(folder: Path) -> None:
+    for path in (folder / "voice_embedding").glob("*.pt"):
+        convert(path, path.name, path.with_suffix(".safetensors"))
+        path.unlink()
+
+
 def released_folder(folder: Path, changes: dict[str, torch.Tensor | None] | None = None) -> Path:
-    """A folder of the released form: params.json, tekken.json, bfloat16 and the codec's decoder in the same file."""
+    """A folder of the released form: params.json, tekken.json, a voice, bfloat16 and some of the codec in the same file."""
+    (folder / "voice_embedding").mkdir()
+    save_file({"tensor": VOICE}, folder / "voice_embedding/toy.safetensors")
     made = network(vocab_size=300)
     (folder / "params.json").write_text(json.dumps(made.config.as_params()))
     tekken(folder / "tekken.json", (b"in", b" s", b" sa"))

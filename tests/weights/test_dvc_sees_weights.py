@@ -1,4 +1,4 @@
-"""Stage `weights`, by DVC itself: which change of released weights makes what run again."""
+"""Which change of weights makes what run again, by DVC itself."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from dvc.repo import Repo
 import models
 from models.parts.errors import UserError
 from models.qwen3_tts.released import rehearsal
-from stages.weights.__main__ import main as stage
+from stages.resample import main as stage
 from stages.weights.bring import bring
 from tests.conftest import ROOT, Workspace
+from tests.small_corpus import write_folder
 
 NAME = "qwen3_tts"
-WEIGHTS = f"weights@{NAME}"
+RESAMPLE = f"resample@{NAME}"
 READER = f"""
   reader:
-    cmd: cp data/{NAME}/weights.json data/read.json
+    cmd: cp data/{NAME}/weights.json reports/read.json
     deps:
+      - data/{NAME}/resampled
       - data/{NAME}/weights.json
     outs:
-      - data/read.json
+      - reports/read.json
 """
 
 
 @pytest.fixture
 def one(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A copy of the repository for one family, whose stage `weights` and one that reads its result are up to date."""
+    """A copy of the repository for one family, a few clips, whose stage `resample` and one that reads its results are up to date."""
     workspace.edit("params.yaml", lambda text: text.replace("models: [", f"models: [{NAME}]  # [", 1))
+    workspace.edit("params.yaml", lambda text: text.replace("source: data/demo", "source: data/small", 1))
+    write_folder(workspace.root / "data/small", count=24)
     workspace.edit("dvc.yaml", lambda text: text + READER)
     monkeypatch.chdir(workspace.root)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert repro() == {WEIGHTS, "reader"}
+    assert repro() == {"corpus", RESAMPLE, "reader"}
     assert repro() == set()
     return workspace
 
@@ -52,7 +56,7 @@ def repro() -> set[str]:
 
 def stale() -> set[str]:
     with Repo() as repo:
-        return set(repo.status([WEIGHTS, "reader"]))
+        return set(repo.status([RESAMPLE, "reader"]))
 
 
 def refused(capfd: pytest.CaptureFixture[str]) -> str:
@@ -76,15 +80,15 @@ def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
     tiny = weights()
     assert tiny["folder"] == f"models/{NAME}/tiny" and "model.safetensors" in tiny["files"]  # type: ignore[operator]
 
-    # 1. They come in: the stage looks again, and nothing behind it runs.
+    # 1. They come in: the first stage of the family looks again, and none after it runs.
     bring(models.load(NAME), release)
-    assert stale() == {WEIGHTS}
-    assert repro() == {WEIGHTS} and weights() == tiny
-    assert one.run("git", "status", "--porcelain", "-uall", "data", str(lock)).stdout == " M weights.lock\n"
+    assert stale() == {RESAMPLE}
+    assert repro() == {RESAMPLE} and weights() == tiny
+    assert one.run("git", "status", "--porcelain", "-uall", "data/weights", str(lock)).stdout == " M weights.lock\n"
 
     # 2. The full profile has them.
     one.edit("params.yaml", lambda text: text.replace("profile: tiny", "profile: full", 1))
-    assert repro() == {WEIGHTS, "reader"}
+    assert repro() == {RESAMPLE, "reader"}
     full = weights()
     assert full["folder"] == f"data/weights/{NAME}" and "speech_tokenizer/model.safetensors" in full["files"]  # type: ignore[operator]
     assert stale() == set()
@@ -95,7 +99,7 @@ def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
     data[-1] ^= 1
     changed.unlink()
     changed.write_bytes(data)
-    assert WEIGHTS in stale()
+    assert RESAMPLE in stale()
     assert f"{changed}: other bytes than manifest.json says; run `make weights MODEL={NAME}` again\n" in refused(capfd)
 
     # 4. The weights of somebody else, with a manifest that fits them: not those of weights.lock.
@@ -108,13 +112,13 @@ def test_released_weights_concern_the_full_profile_alone_and_every_byte_counts(
 
     # 5. With their lock, everything behind runs.
     lock.write_bytes(theirs)
-    assert repro() == {WEIGHTS, "reader"} and weights() != full
+    assert repro() == {RESAMPLE, "reader"} and weights() != full
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place with this repository's settings, lock and folder for the family, and nothing else."""
-    for name in ("params.yaml", "weights.lock", "data/weights/.gitignore"):
+    """A place with this repository's settings, lock and folder for the family's weights, and nothing else."""
+    for name in ("params.yaml", "weights.lock", f"data/weights/{NAME}/.gitignore"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -127,7 +131,7 @@ def test_another_release_of_the_same_makers_is_named(here: Path, tmp_path: Path)
     config.write_text(config.read_text().replace('"base"', '"custom_voice"'))
     with pytest.raises(UserError, match=f"^{config}: tts_model_type is custom_voice, not base"):
         bring(models.load(NAME), tmp_path / "release")
-    assert [path.name for path in Path("data/weights").iterdir()] == [".gitignore"]
+    assert [path.name for path in Path("data/weights").iterdir()] == [NAME] and os.listdir(f"data/weights/{NAME}") == [".gitignore"]
 
 
 def test_full_without_weights_names_the_command(here: Path) -> None:
@@ -146,7 +150,7 @@ def test_full_without_weights_names_the_command(here: Path) -> None:
     ],
 )  # fmt: skip
 def test_weights_that_nobody_brought_in_are_refused(here: Path, weights: str, message: str) -> None:
-    (here / weights).mkdir()
+    (here / weights).mkdir(exist_ok=True)
     (here / weights / "model.safetensors").write_bytes(b"")
     params = (here / "params.yaml").read_text().replace("profile: tiny", "profile: full", 1)
     params = params.replace("models: [", f"models: [{NAME}]  # [", 1).replace(f"weights: data/weights/{NAME}", f"weights: {weights}")

@@ -17,8 +17,8 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import disable_progress_bars
 
 from models.parts.errors import UserError
+from stages.common.weights import FOLDER, check_bytes, read_lock, write_lock
 from stages.weights.bring import bring
-from stages.weights.manifest import FOLDER, check_bytes, read_lock, write_lock
 from tests.conftest import ROOT
 from tests.small_hub import COMMIT, OLDER, Hub
 from tests.small_release import small, write_release
