@@ -345,6 +345,10 @@ class Family(ABC):
     @abstractmethod
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Loss: ...
 
+    def base_loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[Loss, torch.Tensor]:
+        """`loss`, and what each labelled frame is drawn from (labels, D), from families whose codec writes values."""
+        raise NotImplementedError(f"{self.name}: the network writes codes")
+
     @abstractmethod
     def generate(
         self, network: torch.nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],

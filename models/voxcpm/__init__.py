@@ -141,14 +141,16 @@ class VoxCPM(PeftFamily):
         In eval mode time and noise are the utterance's own and no state is left out, so that the same weights always have
         the same loss (upstream's validation draws all three).
         """
+        return self.base_loss(network, batch)[0]
+
+    def base_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[Loss, torch.Tensor]:
         assert isinstance(network, VoxCPMNetwork)
         logits, ends, condition, previous, wanted = decisions(network, batch)
         noise, time = _draws(network, batch, wanted)
-        if network.training:
-            condition = condition * (torch.rand_like(time) >= WITHOUT_STATE)[:, None]
-        diffusion = velocity_error(network, condition, previous, wanted, noise, time)
+        told = (torch.rand_like(time) >= WITHOUT_STATE)[:, None] if network.training else 1
+        diffusion = velocity_error(network, condition * told, previous, wanted, noise, time)
         stop = F.cross_entropy(logits.float(), ends)
-        return Loss(diffusion + stop, {"diffusion": diffusion.item(), "stop": stop.item()}, ends.numel())
+        return Loss(diffusion + stop, {"diffusion": diffusion.item(), "stop": stop.item()}, ends.numel()), condition
 
     def generate(
         self, network: nn.Module, texts: Sequence[str], voice: Voice, sampling: Sampling, seeds: Sequence[int],

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from torch.nn import functional as F
 from tqdm import tqdm
 
 import models
@@ -43,6 +44,8 @@ from stages.common.shards import Shards, write_shards
 from stages.train.batching import length_batches
 
 SCRATCH = Path(".scratch/bases")
+ALPHABET = [phones.PAUSE, *phones.PHONES]
+READING = 0.5  # weight of what is told of the phones
 CHUNK = 200  # clips that the encoder takes in one go
 ORIGIN = (
     "A small base trained by this repository (recipe.yaml beside it), not the released model. Its language model has heard "
@@ -115,7 +118,9 @@ def of_values(family: Family, recipe: dict, said: Path, texts: dict[str, dict], 
     codec = LinearCodec(folder / "codec")
     patches = {i: max(1, round(texts[i]["seconds"] * codec.contract.token_rate)) for i in analysis.index}
     examples = [Example(i, texts[i]["text"], texts[i]["speaker"], codec.patches(analysis[i], count)) for i, count in patches.items()]
-    trained, curve = train(family, recipe, examples, SCRATCH / family.name)
+    frames = codec.patch * codec.contract.token_rate  # a second
+    heard = {i: phones_at(texts[i]["phones"], (np.arange(count * codec.patch) + 0.5) / frames).reshape(count, -1) for i, count in patches.items()}
+    trained, curve = train(family, recipe, examples, SCRATCH / family.name, heard)
     family.save(trained, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN_OF_VALUES})
     # 4. How it went.
@@ -199,10 +204,42 @@ def voice_of(clip_id: str) -> str:
     return f"{speaker}-{last}" if "." in last else speaker
 
 
-def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) -> tuple[torch.nn.Module, list[dict]]:
-    """Train `family`'s network from seeded random weights; short utterances first, since they teach which letter sounds how."""
+def phones_at(said: list[tuple[str, float]], times: np.ndarray) -> np.ndarray:
+    """Which phone (place in ALPHABET) is being said at `times` (seconds): int64, like `times`."""
+    ends = np.array([end for _, end in said])
+    places = np.array([ALPHABET.index(name) for name, _ in said])
+    return places[np.minimum(np.searchsorted(ends, times), len(said) - 1)]
+
+
+def phone_reader(family: Family, network: torch.nn.Module, example: Example, phones_each: int, seed: int) -> torch.nn.Linear:
+    """From what a frame is drawn from, as wide as `example` shows, to the logits of `phones_each` phones."""
+    with torch.no_grad():
+        _, drawn_from = family.base_loss(network, family.batch(network, [example]))
+    torch.manual_seed(seed)
+    return torch.nn.Linear(drawn_from.shape[1], phones_each * len(ALPHABET))
+
+
+def train(
+    family: Family, recipe: dict, examples: list[Example], scratch: Path, heard: dict[str, np.ndarray] | None = None
+) -> tuple[torch.nn.Module, list[dict]]:
+    """Train `family`'s network from seeded random weights; short utterances first, since they teach which letter sounds how.
+
+    `heard`: the phones (frames, n) of each utterance, of a network that writes values. The error of a value says little about
+    which word it belongs to, so a layer that is thrown away learns to tell the phones from what each frame is drawn from: that
+    is how the network finds its place in the text.
+    """
     settings, seed = recipe["train"], recipe["train"]["seed"]
     network = family.create(recipe["network"], seed)
+    reader = phone_reader(family, network, examples[0], heard[examples[0].id].shape[1], seed) if heard else None
+
+    def loss_of(step: int) -> torch.Tensor:
+        batch = family.base_batch(network, plan[step])
+        if not heard or not reader:
+            return family.loss(network, batch).total
+        loss, drawn_from = family.base_loss(network, batch)
+        said = torch.from_numpy(np.concatenate([heard[example.id] for example in plan[step]]))
+        return loss.total + READING * F.cross_entropy(reader(drawn_from).view(-1, len(ALPHABET)).float(), said.flatten())
+
     rng = random.Random(seed)
     rng.shuffle(examples)
     validation, training = examples[: settings["validation"]], examples[settings["validation"] :]
@@ -218,8 +255,7 @@ def train(family: Family, recipe: dict, examples: list[Example], scratch: Path) 
 
     network.train()
     curve = optimise(
-        "network", network.parameters(), lambda step: family.loss(network, family.base_batch(network, plan[step])).total,
-        settings["steps"], settings["lr"], seed, scratch, evaluate=evaluate,
+        "network", [*network.parameters(), *(reader.parameters() if reader else ())], loss_of, settings["steps"], settings["lr"], seed, scratch, evaluate=evaluate
     )
     return network.eval(), curve
 

@@ -101,6 +101,12 @@ def test_a_frame_is_labelled_with_its_phone_and_the_nearer_neighbour():
     ]  # fmt: skip
 
 
+def test_the_phone_of_a_moment_is_the_one_being_said():
+    phones = [("pau", 0.2), ("n", 0.3), ("ow", 0.7), ("pau", 0.9)]
+    said = bases.phones_at(phones, np.array([0.05, 0.19, 0.21, 0.29, 0.31, 0.69, 0.71, 5.0]))
+    assert [bases.ALPHABET[place] for place in said] == ["pau", "pau", "n", "n", "ow", "ow", "pau", "pau"]
+
+
 def test_guessed_residual_codes_are_of_the_same_voice_and_semantic_code():
     generator = torch.Generator().manual_seed(1)
     voices = {f"{voice}-{clip}": voice for voice in ("rms", "slt") for clip in range(3)}

@@ -98,6 +98,15 @@ def test_the_loss_is_the_velocitys_error_and_the_mean_of_the_stops(family, folde
     assert result.total.item() == pytest.approx(sum(result.parts.values()), abs=1e-5)
 
 
+def test_what_patches_are_drawn_from_comes_utterance_by_utterance(family, folder):
+    """As the phones do that a base learns to tell from it (stages/bases)."""
+    network, rows = family.network(folder), toy.examples()
+    _, together = family.base_loss(network, family.batch(network, rows))
+    alone = [family.base_loss(network, family.batch(network, [row]))[1] for row in rows]
+    assert [len(one) for one in alone] == [len(row.codes) for row in rows]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
 def test_what_is_learnt_by_heart_is_said(family):
     """One utterance, trained to the end, comes out of generation: its length, and its patches from noise."""
     network = toy.network().train()
