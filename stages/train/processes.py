@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
@@ -138,16 +138,19 @@ def launch(module: str, argv: Sequence[str], count: int) -> None:
                 raise KeyboardInterrupt from None
             sys.exit(128 + stop.sigval)
         except ChildFailedError as failure:
-            words = Path(folder) / "words.json"
-            said = json.loads(words.read_text(encoding="utf-8")) if words.is_file() else None
-            if said and said["user"]:
-                raise UserError(said["text"]) from None
-            codes = [one.exitcode for one in failure.failures.values()]
-            killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]  # with SIGTERM the launcher ends the others
-            if said and not killed:  # where one was killed, what another said of it is not the reason
-                sys.exit(said["text"])
-            how = how_it_ended((killed or codes)[0])
-            raise UserError(f"a process of {module} {how}; if memory ran out, free some or lower train.processes or train.batch_frames") from None
+            explain(module, [one.exitcode for one in failure.failures.values()], Path(folder, "words.json"))
+
+
+def explain(module: str, codes: Sequence[int], words: Path) -> NoReturn:
+    """End with the reason why processes ended with `codes`: what the first one that failed wrote to `words`, if it could."""
+    said = json.loads(words.read_text(encoding="utf-8")) if words.is_file() else None
+    if said and said["user"]:
+        raise UserError(said["text"])
+    killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]  # with SIGTERM the launcher ends the others
+    if said and not killed:  # where one was killed, what another said of it is not the reason
+        sys.exit(said["text"])
+    how = how_it_ended((killed or codes)[0])
+    raise UserError(f"a process of {module} {how}; if memory ran out, free some or lower train.processes or train.batch_frames")
 
 
 def is_launched() -> bool:
