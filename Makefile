@@ -6,7 +6,7 @@ SHELL  := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro demo report verdict prune weights plan export speak prompts rehearse sweep compare test lint bases bench bench-voice bench-gate clean
+.PHONY: help setup repro demo report verdict prune weights plan export speak prompts rehearse sweep compare test lint bases bench bench-growth bench-voice bench-gate clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench: setup  ## measure batching and packing, tokens/s and memory of each stage
 	python -m stages.bench
 	python -m stages.bench.released
 	python -m stages.bench.preparation
+
+bench-growth: setup  ## measure how time and memory grow from 0.4 to 10 hours of recordings: make bench-growth [MODEL=qwen3_tts]
+	@python -m stages.bench.growth $(if $(MODEL),--model $(MODEL))
 
 bench-voice: setup  ## measure how well codecs, bases and checkpoints speak: word error, similarity, DNSMOS
 	python -m stages.bench.voice
