@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 from transformers.audio_utils import mel_filter_bank, window_function
+from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
 
 from models.indextts2.released.files import LAYERS
 
@@ -32,7 +33,7 @@ def features(wave: torch.Tensor) -> tuple[torch.Tensor, int]:
     frames = (2**15 * wave.double()).unfold(0, WINDOW, STEP)
     frames = frames - frames.mean(1, keepdim=True)
     frames = frames - 0.97 * torch.cat([frames[:, :1], frames[:, :-1]], 1)
-    powers = torch.fft.rfft(frames * window, 2 * (BINS - 1)).abs().square()
+    powers = torch.view_as_real(torch.fft.rfft(frames * window, 2 * (BINS - 1))).square().sum(-1)
     bands = (powers @ filters).clamp(min=FLOOR).log()
     bands = (bands - bands.mean(0)) / (bands.var(0) + 1e-7).sqrt()
     whole, rest = divmod(len(bands), STRIDE)
@@ -47,12 +48,34 @@ def _tables() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(window_function(WINDOW, "povey", periodic=False)), torch.from_numpy(filters)
 
 
+class RelativeAttention(Wav2Vec2BertSelfAttention):
+    """transformers' own, without its table of (T, T, head) distances: a query meets each of the few distances once, and what it
+    makes of them is looked up."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: object, **__: object
+    ) -> tuple[torch.Tensor, None]:
+        query, key, value = (
+            layer(hidden_states).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.linear_q, self.linear_k, self.linear_v)
+        )
+        place, (left, right) = torch.arange(query.shape[2], device=query.device), (self.left_max_position_embeddings, self.right_max_position_embeddings)
+        distance = (place - place[:, None]).clamp(-left, right) + left
+        bias = (self.scaling * query @ self.distance_embedding.weight.T).gather(3, distance.expand(*query.shape[:2], -1, -1))
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask, -torch.inf)
+        heard = F.scaled_dot_product_attention(query, key, value, bias, scale=self.scaling)
+        return self.linear_out(heard.transpose(1, 2).flatten(2)), None
+
+
 class Hearing(nn.Module):
     """A wave (N,) at 16 kHz to points (T, W), 50 a second, and how many of them are whole."""
 
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        self.model = Wav2Vec2BertModel(Wav2Vec2BertConfig.from_dict(config | {"num_hidden_layers": LAYERS}))
+        sizes = Wav2Vec2BertConfig.from_dict(config | {"num_hidden_layers": LAYERS})
+        self.model = Wav2Vec2BertModel(sizes)
+        for layer in self.model.encoder.layers:
+            layer.self_attn = RelativeAttention(sizes)
         self.register_buffer("mean", torch.zeros(config["hidden_size"]))
         self.register_buffer("var", torch.ones(config["hidden_size"]))
         self.mean: torch.Tensor
@@ -60,6 +83,7 @@ class Hearing(nn.Module):
 
     def forward(self, wave: torch.Tensor) -> tuple[torch.Tensor, int]:
         heard, whole = features(wave)
-        mask = torch.arange(len(heard), device=heard.device) < whole
-        states = self.model(input_features=heard[None], attention_mask=mask[None].long()).last_hidden_state[0]
+        # Half a point is heard by itself alone; with none there is nothing to mask, which saves a seventh of the time.
+        mask = (torch.arange(len(heard), device=heard.device) < whole)[None].long() if whole < len(heard) else None
+        states = self.model(input_features=heard[None], attention_mask=mask).last_hidden_state[0]
         return (states - self.mean) / self.var.sqrt(), whole
