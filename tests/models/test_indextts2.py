@@ -214,7 +214,11 @@ def test_defect_exactly_one_stop_is_learnt_of_text_and_speech(family, folder, ro
 
 def test_defect_the_validation_loss_does_not_change_with_the_batch_size(family, folder, rows):
     network = family.network(folder)
-    found = [train.validate(family, network, rows, frames, Alone())["parts"]["speech"] for frames in (1, 24, 900)]
+
+    def score(examples):
+        return family.loss(network, family.batch(network, examples))
+
+    found = [train.validate(score, network, rows, frames, Alone())["parts"]["speech"] for frames in (1, 24, 900)]
     assert found == pytest.approx([found[0]] * 3, abs=1e-5)
 
 
