@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import torch
 
+from models.parts.sharing import WORKERS
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 CPU = torch.device("cpu")
-WORKERS = "WORKERS"  # environment variable that stages/common/parallel.py sets in worker processes: how many they are
 
 
 def each(work: Callable[[In], Out], items: Iterable[In], device: torch.device = CPU) -> list[Out]:

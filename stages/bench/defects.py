@@ -165,7 +165,7 @@ def paused(reading: Reading, rng: random.Random, read: Read) -> Planted | None:
     silence = round(PAUSE * SAMPLE_RATE)
     audio = np.concatenate([reading.audio, np.zeros(silence + 2 * FADE, np.float32)])
     audio = spliced(audio, [(0, edge), (len(reading.audio), len(audio)), (edge, len(reading.audio))])
-    return Planted(audio, _seconds(edge, edge + silence), tuple(word.text for word in reading.words[at : at + 2]))
+    return Planted(audio, _seconds(edge, edge + silence), tuple(word.text for word in reading.words[at - 1 : at + 3]))
 
 
 def misread(reading: Reading, rng: random.Random, read: Read) -> Planted | None:
@@ -206,7 +206,7 @@ DEFECTS = {
     "two words merged": Defect(merged, "merged|dropped|.*sound wrong"),
     "three words repeated": Defect(repeated, "repeated|unexplained"),
     "cut at 70 %": Defect(cut_off, "dropped|ended as a stub"),
-    "phrases swapped": Defect(swapped, "dropped|inserted|repeated"),
+    "phrases swapped": Defect(swapped, "out of order|dropped|inserted|repeated"),
     "3 s pause": Defect(paused, "a pause"),
     "name mispronounced": Defect(misread, ".*sound wrong"),
     "silence": Defect(silent, "unheard"),

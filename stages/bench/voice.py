@@ -74,7 +74,7 @@ def listen(hearing: Hearing, takes: Iterable[Heard]) -> list[dict[str, Any]]:
     takes, rows = list(takes), []
     for start in trange(0, len(takes), TOGETHER, desc="listen", leave=False, disable=None):
         some = takes[start : start + TOGETHER]
-        heard = hearing.hear([(audio, rate) for _, audio, rate in some])
+        heard = hearing.hear([(audio, rate) for _, audio, rate in some], [text for text, _, _ in some])
         rows += [measured(text, one) for (text, _, _), one in zip(some, heard, strict=True)]
     return rows
 

@@ -20,6 +20,7 @@ from typing import Any, Generic, Self, TypeVar
 from tqdm import tqdm
 
 from models.parts.errors import UserError
+from models.parts.sharing import WORKERS
 
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 Item = TypeVar("Item")
@@ -106,7 +107,7 @@ class Workers(Generic[Item, Result]):
 
     def _begin(self) -> Connection:
         ours, theirs = multiprocessing.Pipe()
-        environment, inherited = {"WORKERS": str(self._count)}, [*self._team, ours]
+        environment, inherited = {WORKERS: str(self._count)}, [*self._team, ours]
         if self._cards:
             environment, inherited = environment | {"CUDA_VISIBLE_DEVICES": self._cards[len(self._team)]}, []
         context = multiprocessing.get_context("spawn" if self._cards else "fork")

@@ -101,6 +101,12 @@ class ReadingParams(Block):
     long_whole: bool
 
 
+class Lenience(Block):
+    dropped: CountOrZero
+    inserted: CountOrZero
+    share: Share
+
+
 class GateParams(Block):
     reading: dict[str, ReadingParams]  # by profile
     listener: Text
@@ -118,6 +124,7 @@ class GateParams(Block):
     extra_inserted: CountOrZero
     extra_share: Share
     longest_run: CountOrZero
+    lenience: dict[str, Lenience] = {}  # by profile
     rate_drift: Share
     trailing_silence: NotNegative
     pause: NotNegative
@@ -262,6 +269,9 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         problems.append(f"gate.reading: says nothing of profile {params.profile!r}; it has {', '.join(params.gate.reading)}")
     if problems:
         raise UserError(f"{path}: " + "; ".join(problems))
+    if more := params.gate.lenience.get(params.profile):
+        extra = {f"extra_{what}": getattr(params.gate, f"extra_{what}") + getattr(more, what) for what in ("dropped", "inserted", "share")}
+        params = params.model_copy(update={"gate": params.gate.model_copy(update=extra)})
     licences.check(params.intended_use, {name: licences.card(name)["licence"]["weights"] for name in params.models})
     return params
 

@@ -11,9 +11,10 @@ import onnxruntime
 from speechmos import dnsmos
 
 from stages.gate.audio import RATE, bandwidth, resampled, sounding
+from stages.gate.doubt import doubts, twice
 from stages.gate.listener import Listener
 from stages.gate.speaker import Speaker
-from stages.gate.timing import timing
+from stages.gate.timing import slowest, timing
 
 DNSMOS_WINDOW = 144_160  # samples at 16 kHz: what its network takes in
 
@@ -25,8 +26,9 @@ class Hearing:
         self.listener, self._speaker = listener, speaker
         self._quality = Quality()
 
-    def hear(self, takes: Sequence[tuple[np.ndarray, int]]) -> list[dict[str, Any]]:
-        """`takes`: float32 (samples,) and its rate. Lengths are seconds; `transcript` is empty when nothing was made out."""
+    def hear(self, takes: Sequence[tuple[np.ndarray, int]], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """`takes`: float32 (samples,) and its rate; `texts`: what was to be said, which plays no part but in `doubts` and `twice`
+        (doubt.py). Lengths are seconds; `transcript` is empty when nothing was made out."""
         waves = [resampled(audio, rate, RATE) for audio, rate in takes]
         sounds = [sounding(wave) for wave in waves]
         # Whisper hears "you" in silence.
@@ -35,12 +37,14 @@ class Hearing:
             {
                 "seconds": round(len(audio) / rate, 3),
                 "transcript": "".join(word.text for word in words).strip(),
+                "doubts": doubts(self.listener, wave, words, text),
+                "twice": twice(self.listener, wave, words, *slowest(sound, words)),
                 **timing(sound, words),
                 "bandwidth": bandwidth(wave),
                 "similarity": self._speaker.similarity(wave),
                 "dnsmos": self._quality.overall(wave),
             }
-            for (audio, rate), wave, sound, words in zip(takes, waves, sounds, heard, strict=True)
+            for (audio, rate), text, wave, sound, words in zip(takes, texts, waves, sounds, heard, strict=True)
         ]
 
 

@@ -48,7 +48,7 @@ def judge_file(path: Path, params: Params) -> None:
     floor, hearing = noise_floor(heard, params.gate, pace), Hearing(Listener(params.gate.listener, params.corpus.language), speaker)
 
     for some in (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)):
-        heard = hearing.hear([read_audio(path.parent / row["wav"]) for row in some])
+        heard = hearing.hear([read_audio(path.parent / row["wav"]) for row in some], [row["text"] for row in some])
         for row, said in zip(some, heard, strict=True):
             row = {**row, "tier": row["tier"] or tier_of(len(spoken(row["text"])) / pace), "finish": "stop", "error": None}
             print(json.dumps(judged(row | measured(row["text"], said), floor.tolerances[row["tier"]]), ensure_ascii=False), flush=True)

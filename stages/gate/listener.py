@@ -39,6 +39,7 @@ LOOPING = 2.4  # how well a transcript compresses when it repeats itself; Whispe
 HOP = RATE // 50  # samples that an encoder frame stands for
 FRAMES = 100  # of features a second
 STAMP = 0.02  # seconds that a timestamp token counts
+LEAST_LIKELY = 1e-12
 BEFORE, AFTER = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"  # punctuation that belongs to the word behind or in front of it
 
 
@@ -151,6 +152,18 @@ class Listener:
                 [Word(word["word"], window.start + float(word["start"]), window.start + float(word["end"])) for word in words if word["word"]],
                 [rest] if rest and sounding(rest.audio, window.audio).any() else [],
             )
+
+    def likelihoods(self, window: Window, texts: Sequence[str]) -> list[float]:
+        """Of each text the logarithm of how likely it is to be written for what sounds in `window` (at most `LONGEST` seconds)."""
+        features = pad_or_trim(self._model.feature_extractor(window.audio)[:, :-1], window.filled * FRAMES)
+        encoded = self._model.encode(features[None])
+        if len(texts) > 1 and encoded.device == "cpu":
+            encoded = ctranslate2.StorageView.from_array(np.repeat(np.array(encoded), len(texts), 0))
+        elif len(texts) > 1:
+            encoded = self._model.encode(np.repeat(features[None], len(texts), 0))
+        tokens = [self._tokenizer.encode(" " + text.strip()) for text in texts]
+        found = self._model.model.align(encoded, list(self._tokenizer.sot_sequence), tokens, [round(window.seconds * FRAMES)] * len(texts))
+        return [float(np.log(np.maximum(one.text_token_probs, LEAST_LIKELY)).sum()) for one in found]
 
     def _parts(self, tokens: list[int]) -> list[str]:
         """All that is written, and what is between timestamps: a loop at the end hides behind good sentences in the whole, and

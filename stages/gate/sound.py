@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
+from itertools import islice, product
 from typing import NamedTuple
 
 from stages.gate.english import ALIKE, AMERICAN, WEAK
 
 # Stress and shades of a sound, which no spelling shows.
 SHADES = str.maketrans({"ˈ": "", "ˌ": "", "ᵊ": "ə", "ᵻ": "ɪ", "ɾ": "t", "ɜ": "ə"})
+PRONUNCIATIONS = 16  # of a phrase that are tried
 _GROUP = {word: line for line in ALIKE.replace("\n", " ").split("|") for word in line.split()}
 
 # {word: phones, or phones by part of speech}; read here, once, since takes are aligned by several threads at a time.
@@ -72,6 +74,30 @@ def same(word: str, other: str) -> bool:
 
 def bare(word: str) -> str:
     return word.replace("'", "")
+
+
+@lru_cache(maxsize=50_000)
+def apart(words: str, others: str) -> int:
+    """The fewest sounds that differ between two phrases; where a word has no known sounds, its letters count instead, twice."""
+    said, heard = _phrase(words), _phrase(others)
+    if said and heard:
+        return min(edits(one, other) for one in said for other in heard)
+    return 2 * edits(bare(words), bare(others))
+
+
+def _phrase(words: str) -> list[str]:
+    """Ways to pronounce a phrase, few enough to try them all; none if one of its words is unknown."""
+    return ["".join(said) for said in islice(product(*(sorted(sounds(word)) for word in words.split())), PRONUNCIATIONS)]
+
+
+def edits(one: Sequence[str], other: Sequence[str]) -> int:
+    """Levenshtein's distance."""
+    costs = list(range(len(other) + 1))
+    for i, sound in enumerate(one, 1):
+        before, costs[0] = costs[0], i
+        for j, heard in enumerate(other, 1):
+            before, costs[j] = costs[j], min(costs[j] + 1, costs[j - 1] + 1, before + (sound != heard))
+    return costs[-1]
 
 
 class Rest(NamedTuple):

@@ -90,7 +90,8 @@ class _Studio:
                 (folder / "audio").mkdir()
                 write_jsonl(folder / "takes.jsonl", self._make(batch, folder))
         takes = read_jsonl(batch.folder / "takes.jsonl")
-        heard = iter(self.hearing.hear([sf.read(batch.folder / take["wav"], dtype="float32") for take in takes if take["wav"]]))
+        made = [(take["wav"], prompt.text) for take, (prompt, _) in zip(takes, batch.prompts, strict=True) if take["wav"]]
+        heard = iter(self.hearing.hear([sf.read(batch.folder / wav, dtype="float32") for wav, _ in made], [text for _, text in made]))
         write_jsonl(batch.folder / batch.heard, [take | (next(heard) if take["wav"] else NOTHING) for take in takes])
 
     def _make(self, batch: Batch, folder: Path) -> Iterator[dict[str, Any]]:

@@ -47,16 +47,27 @@ def _pause(frames: np.ndarray) -> tuple[int, int]:
     return (int(gaps.max()), int(frames[gaps.argmax()])) if len(gaps) else (0, 0)
 
 
+def slowest(sound: np.ndarray, words: Sequence[Word]) -> tuple[int, float]:
+    """The number of the word that sounds longest beyond its letters' worth, and by how many seconds."""
+    beyond = _beyond(sound, words)
+    return (int(beyond.argmax()), float(beyond.max()) / SECOND) if words else (0, 0.0)
+
+
 def _unexplained(sound: np.ndarray, words: Sequence[Word]) -> tuple[float, int]:
     """Frames of sound beyond what is due to the letters of one to `NEIGHBOURS` words, and the number of the first of them."""
+    beyond = _beyond(sound, words)
+    sums = [np.convolve(beyond, np.ones(count), "valid") for count in range(1, min(NEIGHBOURS, len(words)) + 1)]
+    return max(((float(some.max()), int(some.argmax())) for some in sums), default=(0.0, 0))
+
+
+def _beyond(sound: np.ndarray, words: Sequence[Word]) -> np.ndarray:
+    """Frames (words,) of sound beyond what is due to the letters of each word, by the pace of most."""
     if not words:
-        return 0.0, 0
+        return np.zeros(0)
     starts = [0, *(round(word.start * SECOND) for word in words[1:]), len(sound)]
     taken = np.array([sound[start:end].sum() for start, end in pairwise(starts)])
     letters = np.array([len("".join(spoken(word.text))) + WORD for word in words])
-    beyond = taken - letters * np.median(taken / letters)
-    sums = [np.convolve(beyond, np.ones(count), "valid") for count in range(1, min(NEIGHBOURS, len(words)) + 1)]
-    return max((float(some.max()), int(some.argmax())) for some in sums)
+    return np.asarray(taken - letters * np.median(taken / letters))
 
 
 def _last(words: Sequence[Word]) -> str | None:

@@ -6,6 +6,7 @@ counted in words and runs of words: half a minute of speech can lose a phrase wi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ import numpy as np
 
 from stages.common.averages import mean, words_in
 from stages.common.params import GateParams
+from stages.gate.doubt import pardoned, sides, wrong
 from stages.gate.words import align
 
 Row = dict[str, Any]
@@ -24,6 +26,7 @@ FEW_WORDS = 4     # shorter texts have no speaking rate worth the name
 STUB = 0.4        # share of the expected length below which speech was cut short
 RESAMPLES = 2000  # of the bootstrap
 NAMED = 12        # words that a reason spells out
+MOVED = 2         # words, at least, that are out of order
 
 
 def measured(text: str, heard: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def measured(text: str, heard: dict[str, Any]) -> dict[str, Any]:
     `rate` is heard words a second of speech. `transcript` is empty when no word was made out, and None without a take.
     """
     transcript = heard["transcript"]
-    alignment = align(text, transcript or "")
+    alignment = pardoned(align(text, transcript or ""), heard.get("doubts", []))
     return heard | {
         "transcript": transcript if alignment.heard else transcript and "",
         "words": [list(word) for word in alignment.words],
@@ -45,7 +48,7 @@ def measured(text: str, heard: dict[str, Any]) -> dict[str, Any]:
 # What is heard of a take that does not exist: every word of its text is dropped.
 NOTHING: dict[str, Any] = {
     "seconds": None, "speech": 0.0, "transcript": None, "leading_silence": None, "trailing_silence": None, "pause": None,
-    "pause_after": None, "unexplained": None, "unexplained_after": None, "bandwidth": None, "similarity": None, "dnsmos": None,
+    "pause_after": None, "doubts": [], "twice": None, "unexplained": None, "unexplained_after": None, "bandwidth": None, "similarity": None, "dnsmos": None,
 }  # fmt: skip
 
 
@@ -128,23 +131,35 @@ def _words(row: Row, allowed: Tolerance) -> list[str]:
         reasons += [_listed("repeated", row, 2), _listed("inserted", row, 2)]
     if errors["substituted"] > allowed.misheard + ceil(allowed.misheard_share * count):
         pairs = [f"{said} for {word}" for op, word, said in row["words"] if op == "substituted"]
-        reasons.append(f"{errors['substituted']} of {count} words sound wrong: {_short(pairs, ', ')}")
+        reasons += [f"{errors['substituted']} of {count} words sound wrong: {_short(pairs, ', ')}", *_out_of_order(row["words"])]
+    if row.get("twice"):
+        reasons.append(f"repeated: {row['twice']}, as it seems, though it is written once")
     return [reason for reason in reasons if reason]
+
+
+def _out_of_order(words: Sequence[Sequence[str | None]]) -> list[str]:
+    """Whether half of what is heard in the wrong places are the words that are missing in others."""
+    wanted, heard = sides([words[at] for start, end in wrong(words) for at in range(start, end)])
+    moved = Counter(wanted.split()) & Counter(heard.split())
+    return [f"out of order: {_short([*moved], ', ')}"] if moved.total() >= MOVED and 2 * moved.total() >= len(heard.split()) else []
 
 
 def _time(row: Row, allowed: Tolerance) -> list[str]:
     reasons = []
     if row["pause"] > allowed.pause:
-        reasons.append(f"a pause of {row['pause']:.1f} s{_after(row['pause_after'])}")
+        reasons.append(f"a pause of {row['pause']:.1f} s{_after(row, 'pause_after')}")
     if row["unexplained"] > allowed.unexplained:
-        reasons.append(f"unexplained {row['unexplained']:.1f} s{_after(row['unexplained_after'])}: longer than the words that are heard")
+        reasons.append(f"unexplained {row['unexplained']:.1f} s{_after(row, 'unexplained_after')}: longer than the words that are heard")
     if row["bandwidth"] < allowed.bandwidth:
         reasons.append(f"dull: nothing above {row['bandwidth'] / 1000:.1f} kHz, as from a wrong sample rate")
     return reasons
 
 
-def _after(word: str | None) -> str:
-    return f' after "{word}"' if word else ""
+def _after(row: Row, field: str) -> str:
+    """The word of the text, where another one was heard for it."""
+    word = row[field]
+    written = next((wanted for op, wanted, heard in row["words"] if wanted and heard == word), word)
+    return f' after "{written}"' if word else ""
 
 
 def _pace(row: Row, allowed: Tolerance) -> list[str]:
@@ -172,9 +187,18 @@ def _listed(op: str, row: Row, side: int) -> str:
         return ""
     if op == "merged":
         return "merged " + ", ".join(f"{word} into {said}" for what, word, said in row["words"] if what == op)
-    grouped = groupby(row["words"], itemgetter(0))
-    runs = [" ".join(str(step[side]) for step in run) for what, run in grouped if what == op]
+    if op == "dropped":  # what is left of a lost phrase sounds like something else: all of the place is told
+        places = [row["words"][start:end] for start, end in wrong(row["words"])]
+        runs = [_lost(place) for place in places if any(step[0] == op for step in place)]
+    else:
+        grouped = groupby(row["words"], itemgetter(0))
+        runs = [" ".join(str(step[side]) for step in run) for what, run in grouped if what == op]
     return f"{op} {count} word{'s' * (count > 1)}: {_short(runs, ', ')}"
+
+
+def _lost(place: Sequence[Sequence[str | None]]) -> str:
+    wanted, heard = sides(place)
+    return f"{wanted} (heard as {heard})" if heard else wanted
 
 
 def _short(parts: list[str], between: str) -> str:

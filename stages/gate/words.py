@@ -13,13 +13,14 @@ from itertools import groupby
 from typing import NamedTuple
 
 from stages.gate.aliases import known_aliases
-from stages.gate.sound import same
+from stages.gate.sound import apart, same
 from stages.gate.wordgraph import Graph
 
 ERROR = 1_000_000      # one word error; the tie-breakers below never add up to it
 GAP = 20               # opening a run of dropped or inserted words
 UNLIKE = 20            # substituting a word that shares no letters
 OPS = ("ok", "substituted", "dropped", "inserted", "merged", "repeated")
+UNCLEAR = "unclear"    # heard otherwise than written, and the listener can't tell (doubt.py): no error
 
 
 class Word(NamedTuple):
@@ -52,7 +53,7 @@ class Alignment:
     @property
     def wrong(self) -> int:
         """Word errors as the word error rate counts them; a merge of two words is two."""
-        return sum(len((step.reference or step.heard or "").split()) for step in self.words if step.op != "ok")
+        return sum(len((step.reference or step.heard or "").split()) for step in self.words if step.op not in ("ok", UNCLEAR))
 
     @property
     def word_error_rate(self) -> float:
@@ -179,7 +180,8 @@ def _alike(first: str, second: str) -> float:
 
 
 def _name_repeats(words: list[Word]) -> list[Word]:
-    """Inserted words that say again what is heard right before or after them are repeats."""
+    """Inserted words that say again what is heard right before or after them are repeats: all of them, or most of a run, since what is
+    cut off in the middle of a word is heard as another one."""
     heard = [word for step in words if step.heard for word in step.heard.split()]
     named, position = [], 0
     run = 0  # end, in heard words, of the repeat that is being named
@@ -187,7 +189,7 @@ def _name_repeats(words: list[Word]) -> list[Word]:
         if step.op == "inserted":
             if position >= run:
                 left = next((k for k, later in enumerate(words[index:]) if later.op != "inserted"), len(words) - index)
-                run = position + _repeat(heard, position, left)
+                run = position + (_repeat(heard, position, left) or left * _nearly_repeats(heard, position, left))
             step = step._replace(op="repeated") if position < run else step
         named.append(step)
         position += len(step.heard.split()) if step.heard else 0
@@ -201,6 +203,27 @@ def _repeat(heard: list[str], start: int, longest: int) -> int:
         if _alike_all(phrase, heard[start + size : start + 2 * size]) or _alike_all(phrase, heard[max(start - size, 0) : start]):
             return size
     return 0
+
+
+def _nearly_repeats(heard: list[str], start: int, size: int) -> bool:
+    """Whether half of the words of a run stand beside it as well, in their order."""
+    phrase, before, after = heard[start : start + size], heard[max(start - size - 1, 0) : start], heard[start + size : start + 2 * size + 1]
+    return size > 1 and 2 * max(_in_common(phrase, before), _in_common(phrase, after)) >= size
+
+
+def _in_common(phrase: list[str], other: list[str]) -> int:
+    """The most words of `phrase` that are in `other` in the same order, give or take a sound."""
+    most = [0] * (len(other) + 1)
+    for word in phrase:
+        diagonal = 0
+        for index, there in enumerate(other, 1):
+            diagonal, most[index] = most[index], max(most[index], most[index - 1], diagonal + _nearly(word, there))
+    return most[-1]
+
+
+@lru_cache(maxsize=100_000)
+def _nearly(word: str, other: str) -> bool:
+    return same(word, other) or (len(word) > 2 and apart(word, other) <= 1)
 
 
 def _alike_all(phrase: list[str], other: list[str]) -> bool:

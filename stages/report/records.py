@@ -84,7 +84,7 @@ class HistoryRow(BaseModel):
     validation: Validation | None = None
 
 
-Operation = Literal["ok", "substituted", "dropped", "inserted", "merged", "repeated"]
+Operation = Literal["ok", "substituted", "dropped", "inserted", "merged", "repeated", "unclear"]
 
 
 class Recording(BaseModel):
