@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models.parts.errors import UserError
 from stages.common import licences
-from stages.common.params import Params, load_params
+from stages.common.params import GateParams, Params, load_params
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -49,6 +49,16 @@ def error(folder: Path, changes: dict[str, str]) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message.removeprefix(f"{folder / 'params.yaml'}: ")
+
+
+def test_the_small_bases_are_judged_with_lenience_and_released_models_without(tmp_path: Path) -> None:
+    def gate(profile: str) -> GateParams:
+        more = f"{{{profile}: {{dropped: 2, inserted: 0, share: 0.25}}}}"
+        return load_params(with_changes(tmp_path, {"gate.extra_dropped": "3", "gate.lenience": more})).gate
+
+    mine, of_another_profile = gate("tiny"), gate("full")
+    assert (mine.extra_dropped, of_another_profile.extra_dropped) == (5, 3)
+    assert mine.extra_share - of_another_profile.extra_share == 0.25
 
 
 def test_the_params_of_the_repository_are_valid() -> None:

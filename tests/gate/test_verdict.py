@@ -64,6 +64,30 @@ def test_words_that_sound_wrong_fail_beyond_their_share() -> None:
     assert judge(row, allowed()) == ["3 of 17 words sound wrong: peas for please, cook for look, engine for agent"]
 
 
+STRICT = GATE.model_copy(update={"extra_dropped": 0, "extra_inserted": 0, "extra_share": 0.0})
+
+
+def test_what_is_left_of_lost_words_is_told_with_them() -> None:
+    row = take(TEXT.replace("while we look for", "whifor"))
+    assert judge(row, allowed()) == ["dropped 3 words: while we look for (heard as whifor)"]
+
+
+def test_phrases_that_change_places_are_out_of_order() -> None:
+    row = take(TEXT.replace("while we look for the next", "for the next while we look"))
+    assert any(reason.startswith("dropped") for reason in judge(row, allowed(gate=STRICT)))
+    row = take(TEXT.replace("hold the line", "line the hold"))
+    assert judge(row, allowed(gate=STRICT)) == ["2 of 17 words sound wrong: line for hold, hold for line", "out of order: hold, line"]
+
+
+def test_a_slip_of_the_listener_is_no_error_and_a_phrase_said_twice_is_one() -> None:
+    heard = TEXT.replace("for more", "all more")
+    assert judge(take(heard), allowed(gate=STRICT)) == ["1 of 17 words sound wrong: all for for"]
+    audio = {key: value for key, value in take(heard).items() if key not in ("words", "errors", "word_error_rate")}
+    slip = audio | measured(TEXT, audio | {"doubts": [["for", "all", 2.0]]})
+    assert (slip["word_error_rate"], judge(slip, allowed(gate=STRICT))) == (0.0, [])
+    assert judge(take(TEXT, twice="hold the line"), allowed()) == ["repeated: hold the line, as it seems, though it is written once"]
+
+
 def test_babble_fails_however_short_it_is() -> None:
     assert judge(take("banana", "hang up"), allowed(gate=GATE.model_copy(update={"extra_share": 1.0}))) == [
         "none of its 2 words was heard"

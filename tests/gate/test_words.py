@@ -67,6 +67,12 @@ def test_a_lost_phrase_is_counted_and_named(words: list[str], data: st.DataObjec
     assert {name: n for name, n in alignment.errors().items() if n} == {"dropped": size, "longest_run": size}
 
 
+def test_a_repeat_that_breaks_off_in_a_word_is_a_repeat() -> None:
+    text = "you can see all of it from the hill"
+    assert errors(text, text.replace("see all", "see all of it bee see all")) == {"repeated": 5, "longest_run": 5}
+    assert errors(text, text.replace("see all", "see blue dogs all")) == {"inserted": 2, "longest_run": 2}
+
+
 @settings(deadline=None)
 @given(DISTINCT, st.data())
 def test_a_repeated_phrase_is_counted(words: list[str], data: st.DataObject) -> None:
