@@ -82,6 +82,7 @@ def training(family: Family, block: FamilyParams, examples: list[Example]) -> No
         return lambda: [family.loss(network, family.batch(network, batch)).total.backward() for batch in batches]
 
     show(family, "train: frames/s, packed by length / padded as they come", frames, steps(packed), steps(padded))
+    show(family, "train: frames/s, packed by length / clip by clip", frames, steps(packed), steps([[example] for example in shuffled]))
 
 
 def encoding_once(family: Family, block: FamilyParams, examples: list[Example], name: str) -> None:

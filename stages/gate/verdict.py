@@ -61,7 +61,8 @@ class Tolerance:
     misheard: int
     misheard_share: float
     run: int
-    rate: float | None
+    letters: float | None  # of a word
+    rate: float | None  # words of so many letters a second
     rate_low: float
     rate_high: float
     trailing_silence: float
@@ -80,7 +81,9 @@ def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -
         counts = [sum(row["errors"][error] for error in errors) for row in recordings]
         return int(np.quantile(counts, 0.9, method="lower")) if counts else 0
 
-    rates = [row["rate"] for row in recordings if row["rate"] and words_in(row["words"]) >= FEW_WORDS]
+    told = [row for row in recordings if row["rate"] and words_in(row["words"]) >= FEW_WORDS]
+    letters = mean([_letters(row) for row in told])
+    rates = [_rate(row, letters) for row in told]
     rate = float(np.median(rates)) if rates else rate
     middle = rate or 0.0
     return Tolerance(
@@ -89,6 +92,7 @@ def tolerance(recordings: Sequence[Row], gate: GateParams, rate: float | None) -
         misheard=floor("substituted"),
         misheard_share=gate.extra_share,
         run=floor("longest_run") + gate.longest_run,
+        letters=letters,
         rate=rate and round(rate, 3),
         rate_low=round(min([middle * (1 - gate.rate_drift), *rates]), 3),
         rate_high=round(max([middle * (1 + gate.rate_drift), *rates]), 3),
@@ -168,10 +172,23 @@ def _pace(row: Row, allowed: Tolerance) -> list[str]:
         return []
     if row["seconds"] < STUB * count / allowed.rate:
         return [f"ended as a stub: {row['seconds']:.1f} s where about {count / allowed.rate:.1f} s were due"]
-    if not allowed.rate_low <= row["rate"] <= allowed.rate_high:
-        drift = row["rate"] / allowed.rate - 1
+    rate = _rate(row, allowed.letters)
+    if not allowed.rate_low <= rate <= allowed.rate_high:
+        drift = rate / allowed.rate - 1
         return [f"speaks {abs(drift):.0%} {'faster' if drift > 0 else 'slower'} than the recordings"]
     return []
+
+
+def _letters(row: Row) -> float:
+    """Of a word that is heard."""
+    heard = sides(row["words"])[1]
+    return len(heard.replace(" ", "")) / max(len(heard.split()), 1)
+
+
+def _rate(row: Row, letters: float | None) -> float:
+    """Words a second, as if they had so many letters each: short ones are not read in haste."""
+    rate: float = row["rate"]
+    return round(rate * _letters(row) / letters, 3) if letters else rate
 
 
 def longest_run(words: Sequence[Sequence[str | None]], ops: Sequence[str]) -> int:

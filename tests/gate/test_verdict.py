@@ -139,6 +139,14 @@ def test_every_recording_of_a_fast_speaker_passes_for_its_rate() -> None:
     assert [judge(row, allowed(*recordings)) for row in recordings] == [[]] * 4
 
 
+def test_a_text_of_short_words_is_not_read_in_haste() -> None:
+    long, short = "passengers travelling northwards should remember luggage", "can I get to it by ten or do I go at six"
+    slow = take(long, long, rate=2.0)
+    quick = take(short, short, rate=2.0 * 8.0 / 2.2)  # twice as many letters a second would be a drift, and these are no more
+    assert judge(quick, allowed(slow)) == []
+    assert "faster" in judge(quick | {"rate": 2.0 * quick["rate"]}, allowed(slow))[0]
+
+
 def test_the_score_counts_words_not_takes_and_its_interval_holds_it() -> None:
     rows = [take(TEXT), take(" ".join([TEXT] * 4).replace("hold ", ""), " ".join([TEXT] * 4)), take("")]
     found = score(rows, [take(TEXT, similarity=0.95)])
