@@ -13,6 +13,11 @@ from stages.common.files import read_jsonl
 
 DEMO = Path(__file__).parents[1] / "data/demo"
 RATE = 16_000
+# Clips that make a take of more than half a minute.
+LONG = (
+    "agent-newlocation", "conf-placeintoconf", "demo-echodone", "dir-nomatch", "vm-nobodyavail", "feature-not-avail-line",
+    "pls-hold-while-try", "vm-nonumber", "vm-msgforwarded", "vm-tempgreetactive", "privacy-prompt", "vm-newpassword",
+)  # fmt: skip
 
 
 @cache

@@ -13,13 +13,9 @@ from stages.gate.audio import RATE
 from stages.gate.doubt import ONE_SOUND, doubts, pardoned, twice
 from stages.gate.listener import Listener, Word
 from stages.gate.words import align
-from tests.demo_speech import joined, speech, text_of
+from tests.demo_speech import LONG, joined, speech, text_of
 
 CLIP = "agent-newlocation"
-LONG = (
-    "agent-newlocation", "conf-placeintoconf", "demo-echodone", "dir-nomatch", "vm-nobodyavail", "feature-not-avail-line",
-    "pls-hold-while-try", "vm-nonumber", "vm-msgforwarded", "vm-tempgreetactive", "privacy-prompt", "vm-newpassword",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,7 @@ from stages.gate.audio import RATE, bandwidth, resampled, sounding
 from stages.gate.listener import LONGEST, Listener, Window, Word, windows
 from stages.gate.timing import timing
 from stages.gate.words import align
-from tests.demo_speech import joined, speech, text_of
-
-LONG = (
-    "agent-newlocation", "conf-placeintoconf", "demo-echodone", "dir-nomatch", "vm-nobodyavail", "feature-not-avail-line",
-    "pls-hold-while-try", "vm-nonumber", "vm-msgforwarded", "vm-tempgreetactive", "privacy-prompt", "vm-newpassword",
-)  # fmt: skip
+from tests.demo_speech import LONG, joined, speech, text_of
 
 
 @pytest.fixture(scope="module")
