@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from stages.gate.listener import Listener, Window, windows
 from stages.gate.listener import Word as Heard
 from stages.gate.sound import apart
 from stages.gate.spoken import spoken
-from stages.gate.words import UNCLEAR, Alignment, Word, align
+from stages.gate.words import UNCLEAR, Alignment, Word, align, sides, wrong
 
 # Nats by which the text may be less likely than what was written, by the number of sounds in which they differ ...
 OTHERWISE = {0: 99.0, 1: 5.0, 2: 3.0}
@@ -62,22 +61,6 @@ def pardoned(alignment: Alignment, doubts: Sequence[Doubt]) -> Alignment:
             words += [*alignment.words[done:start], Word(UNCLEAR, wanted or None, heard or None)]
             done = end
     return Alignment((*words, *alignment.words[done:]), alignment.cells)
-
-
-def wrong(steps: Sequence[Sequence[str | None]]) -> Iterator[tuple[int, int]]:
-    """From which step of an alignment to which something else is heard than written."""
-    at = 0
-    for right, run in groupby(steps, key=lambda step: step[0] in ("ok", UNCLEAR)):
-        count = len(list(run))
-        if not right:
-            yield at, at + count
-        at += count
-
-
-def sides(steps: Sequence[Sequence[str | None]]) -> tuple[str, str]:
-    """What stands in the text, and what was written."""
-    wanted, heard = (" ".join(word for step in steps if (word := step[side])) for side in (1, 2))
-    return wanted, heard
 
 
 def _said(steps: Sequence[Word]) -> str:

@@ -23,7 +23,12 @@ import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
-from faster_whisper.transcribe import get_compression_ratio, get_suppressed_tokens, merge_punctuations
+from faster_whisper.transcribe import (
+    get_compression_ratio,
+    get_ctranslate2_storage,
+    get_suppressed_tokens,
+    merge_punctuations,
+)
 
 from models.parts.errors import UserError
 from stages.gate.audio import RATE, sounding
@@ -156,11 +161,8 @@ class Listener:
     def likelihoods(self, window: Window, texts: Sequence[str]) -> list[float]:
         """Of each text the logarithm of how likely it is to be written for what sounds in `window` (at most `LONGEST` seconds)."""
         features = pad_or_trim(self._model.feature_extractor(window.audio)[:, :-1], window.filled * FRAMES)
-        encoded = self._model.encode(features[None])
-        if len(texts) > 1 and encoded.device == "cpu":
-            encoded = ctranslate2.StorageView.from_array(np.repeat(np.array(encoded), len(texts), 0))
-        elif len(texts) > 1:
-            encoded = self._model.encode(np.repeat(features[None], len(texts), 0))
+        once = self._model.model.encode(get_ctranslate2_storage(features[None]), to_cpu=True)  # and not for every text
+        encoded = ctranslate2.StorageView.from_array(np.repeat(np.array(once), len(texts), 0))
         tokens = [self._tokenizer.encode(" " + text.strip()) for text in texts]
         found = self._model.model.align(encoded, list(self._tokenizer.sot_sequence), tokens, [round(window.seconds * FRAMES)] * len(texts))
         return [float(np.log(np.maximum(one.text_token_probs, LEAST_LIKELY)).sum()) for one in found]

@@ -18,8 +18,8 @@ import numpy as np
 
 from stages.common.averages import mean, words_in
 from stages.common.params import GateParams
-from stages.gate.doubt import pardoned, sides, wrong
-from stages.gate.words import align
+from stages.gate.doubt import pardoned
+from stages.gate.words import RIGHT, align, sides, wrong
 
 Row = dict[str, Any]
 FEW_WORDS = 4     # shorter texts have no speaking rate worth the name
@@ -143,7 +143,7 @@ def _words(row: Row, allowed: Tolerance) -> list[str]:
 
 def _out_of_order(words: Sequence[Sequence[str | None]]) -> list[str]:
     """Whether half of what is heard in the wrong places are the words that are missing in others."""
-    wanted, heard = sides([words[at] for start, end in wrong(words) for at in range(start, end)])
+    wanted, heard = sides([step for step in words if step[0] not in RIGHT])
     moved = Counter(wanted.split()) & Counter(heard.split())
     return [f"out of order: {_short([*moved], ', ')}"] if moved.total() >= MOVED and 2 * moved.total() >= len(heard.split()) else []
 

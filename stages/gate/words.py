@@ -7,6 +7,7 @@ nothing: compounds that the listener joined or split, words that sound alike, th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
@@ -21,6 +22,7 @@ GAP = 20               # opening a run of dropped or inserted words
 UNLIKE = 20            # substituting a word that shares no letters
 OPS = ("ok", "substituted", "dropped", "inserted", "merged", "repeated")
 UNCLEAR = "unclear"    # heard otherwise than written, and the listener can't tell (doubt.py): no error
+RIGHT = ("ok", UNCLEAR)
 
 
 class Word(NamedTuple):
@@ -53,7 +55,7 @@ class Alignment:
     @property
     def wrong(self) -> int:
         """Word errors as the word error rate counts them; a merge of two words is two."""
-        return sum(len((step.reference or step.heard or "").split()) for step in self.words if step.op not in ("ok", UNCLEAR))
+        return sum(len((step.reference or step.heard or "").split()) for step in self.words if step.op not in RIGHT)
 
     @property
     def word_error_rate(self) -> float:
@@ -72,6 +74,22 @@ def align(text: str, transcript: str) -> Alignment:
     reference, heard = (Graph(written, known_aliases()) for written in (text, transcript))
     search = _Search(reference, heard)
     return Alignment(tuple(_name_repeats(search.cheapest())), search.cells)
+
+
+def wrong(steps: Sequence[Sequence[str | None]]) -> Iterator[tuple[int, int]]:
+    """From which step of an alignment to which something else is heard than written."""
+    at = 0
+    for right, run in groupby(steps, key=lambda step: step[0] in RIGHT):
+        count = len(list(run))
+        if not right:
+            yield at, at + count
+        at += count
+
+
+def sides(steps: Sequence[Sequence[str | None]]) -> tuple[str, str]:
+    """What stands in the text, and what was written."""
+    wanted, heard = (" ".join(word for step in steps if (word := step[side])) for side in (1, 2))
+    return wanted, heard
 
 
 Plain = tuple[str, str | None, str | None]  # a Word, as it is built by the thousand
