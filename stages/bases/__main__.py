@@ -35,6 +35,7 @@ from models.small.voiceprint import voiceprint
 from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
 from stages.bases.loop import optimise, write_curve
+from stages.bases.natural import read_naturally
 from stages.bases.people import SPEAKERS, recordings
 from stages.bases.sentences import example_sentences, stream
 from stages.bases.voices import synthesise
@@ -69,35 +70,41 @@ def main(argv: list[str]) -> None:
     repeatable()  # two families train side by side
     started = time.monotonic()
     # 1. Voices that read made-up sentences.
-    said = voices(recipe["voices"])
+    said = voices(recipe["voices"], "sentences", synthesise)
     texts = {row["id"]: row for row in read_jsonl(said / "manifest.jsonl")}
     for row in texts.values():
         phones.remember(row["text"], (phone for phone, _ in row["phones"]))
     if recipe["codec"]["config"]["kind"] == "linear":
         of_values(family, recipe, said, texts, folder, started)
         return
-    # 2. People for the decoder, what the speech encoder makes of them all, and the codec.
-    spoken = prepared(said)
+    # 2. Natural voices, people for the decoder, what the speech encoder makes of them all, and the codec.
+    spoken = [prepared(said)]
+    aligned = [*texts.values()]
+    if "natural" in recipe["voices"]:
+        read = voices(recipe["voices"], "natural", read_naturally)
+        spoken, aligned = [*spoken, prepared(read)], read_jsonl(read / "manifest.jsonl")
+        texts |= {row["id"]: row for row in aligned}
     people = apart(prepared(recorded_people(**recipe["codec"]["people"]))) if recipe["codec"]["people"] else []
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
-    aligned = list(texts.values())[: recipe["codec"]["aligned_clips"]]
-    explained = fit.fit_quantisers(spoken, {row["id"]: row["phones"] for row in aligned}, people)
-    codes = fit.codes(spoken)
-    heard = [(spoken, codes), *((source, fit.codes(source)) for source in people)]
+    aligned = aligned[: recipe["codec"]["aligned_clips"]]
+    explained = fit.fit_quantisers(spoken[-1], {row["id"]: row["phones"] for row in aligned}, people)
+    codes = [fit.codes(source) for source in spoken]
+    heard = [(spoken[-1], codes[-1]), *((source, fit.codes(source)) for source in people)]
     decoder_curve = fit.fit_decoder(heard, SCRATCH / name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
     save_half(fit.network, folder / "codec" / "model.safetensors")
     # 3. The network, from random weights.
-    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for i, c in codes.items() if len(c) > 2]
+    source_of = {clip_id: source for source in spoken for clip_id in source.ids}
+    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for some in codes for i, c in some.items() if len(c) > 2]
     if family.told_who_speaks:
-        examples = [replace(example, speaker_embedding=voiceprint(spoken.analysis(example.id))) for example in examples]
-    examples = family.base_examples(examples, lambda clip_id: fit.points(spoken, clip_id))
-    network, curve = train(family, recipe, examples, SCRATCH / name)
+        examples = [replace(example, speaker_embedding=voiceprint(source_of[example.id].analysis(example.id))) for example in examples]
+    examples = family.base_examples(examples, lambda clip_id: fit.points(source_of[clip_id], clip_id))
+    network, curve = train(family, recipe, examples, {*spoken[-1].ids}, SCRATCH / name)
     family.save(network, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN})
     # 4. Where the decoder takes the network's hidden states as well: the layer between them.
-    if latents := hidden_states(family, network, examples, recipe):
-        latents_curve = fit.fit_latents(spoken, codes, latents, SCRATCH / name)
+    if latents := hidden_states(family, network, examples, {*spoken[-1].ids}, recipe):
+        latents_curve = fit.fit_latents(spoken[-1], codes[-1], latents, SCRATCH / name)
         save_half(fit.network, folder / "codec" / "model.safetensors")
         write_curve(folder / "latents_curve.jsonl", latents_curve)
     # 5. How it went.
@@ -120,7 +127,7 @@ def of_values(family: Family, recipe: dict, said: Path, texts: dict[str, dict], 
     examples = [Example(i, texts[i]["text"], texts[i]["speaker"], codec.patches(analysis[i], count)) for i, count in patches.items()]
     frames = codec.patch * codec.contract.token_rate  # a second
     heard = {i: phones_at(texts[i]["phones"], (np.arange(count * codec.patch) + 0.5) / frames).reshape(count, -1) for i, count in patches.items()}
-    trained, curve = train(family, recipe, examples, SCRATCH / family.name, heard)
+    trained, curve = train(family, recipe, examples, {*patches}, SCRATCH / family.name, heard)
     family.save(trained, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN_OF_VALUES})
     # 4. How it went.
@@ -143,13 +150,14 @@ def tell(folder: Path, texts: dict[str, dict], clips: int, network: torch.nn.Mod
     print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 1e6:.1f} MB, validation loss {curve[-1]['validation']}")
 
 
-def voices(recipe: dict) -> Path:
-    """The folder of the synthetic corpus: audio shards and a manifest (id, text, speaker, phones, seconds)."""
-    folder = SCRATCH / f"voices-{recipe['seed']}-{recipe['sentences']}"
+def voices(recipe: dict, kind: str, read: Callable[[Path, list[str], int], list[dict]]) -> Path:
+    """The folder of a synthetic corpus: audio shards and a manifest (id, text, speaker, phones, seconds). `recipe[kind]` of the
+    made-up sentences, by what `read` makes of them."""
+    folder = SCRATCH / f"{'voices' if kind == 'sentences' else kind}-{recipe['seed']}-{recipe[kind]}"
     if not folder.is_dir():
         with staged(folder) as partial:
             texts = stream(recipe["seed"], example_sentences(DOWNLOADS))
-            write_jsonl(partial / "manifest.jsonl", synthesise(partial, list(islice(texts, recipe["sentences"])), recipe["seed"]))
+            write_jsonl(partial / "manifest.jsonl", read(partial, list(islice(texts, recipe[kind])), recipe["seed"]))
     return folder
 
 
@@ -220,9 +228,11 @@ def phone_reader(family: Family, network: torch.nn.Module, example: Example, pho
 
 
 def train(
-    family: Family, recipe: dict, examples: list[Example], scratch: Path, heard: dict[str, np.ndarray] | None = None
+    family: Family, recipe: dict, examples: list[Example], last: set[str], scratch: Path, heard: dict[str, np.ndarray] | None = None
 ) -> tuple[torch.nn.Module, list[dict]]:
     """Train `family`'s network from seeded random weights; short utterances first, since they teach which letter sounds how.
+
+    `last`: the utterances that it learns from alone from `natural_from` of the steps on, and is measured on.
 
     `heard`: the phones (frames, n) of each utterance, of a network that writes values. The error of a value says little about
     which word it belongs to, so a layer that is thrown away learns to tell the phones from what each frame is drawn from: that
@@ -242,11 +252,14 @@ def train(
 
     rng = random.Random(seed)
     rng.shuffle(examples)
-    validation, training = examples[: settings["validation"]], examples[settings["validation"] :]
+    validation = [e for e in examples if e.id in last][: settings["validation"]]
+    kept = {e.id for e in validation}
+    training = [e for e in examples if e.id not in kept]
     plan: list[list[Example]] = []
     while len(plan) < settings["steps"]:
         longest = next(limit for until, limit in settings["longest"] if len(plan) <= until * settings["steps"])
-        plan += length_batches([e for e in training if len(e.codes) <= longest], settings["batch_frames"], rng)
+        alone = len(plan) >= settings.get("natural_from", 1) * settings["steps"]
+        plan += length_batches([e for e in training if len(e.codes) <= longest and (e.id in last or not alone)], settings["batch_frames"], rng)
 
     def evaluate() -> float:
         with evaluating(network), torch.no_grad():
@@ -260,9 +273,9 @@ def train(
     return network.eval(), curve
 
 
-def hidden_states(family: Family, network: torch.nn.Module, examples: list[Example], recipe: dict) -> dict[str, np.ndarray]:
-    """`family.latents` by utterance, of as many as the recipe says; none for a decoder of codes alone."""
-    chosen = sorted(examples, key=lambda e: e.id)
+def hidden_states(family: Family, network: torch.nn.Module, examples: list[Example], of: set[str], recipe: dict) -> dict[str, np.ndarray]:
+    """`family.latents` by utterance, of as many of `of` as the recipe says; none for a decoder of codes alone."""
+    chosen = sorted((e for e in examples if e.id in of), key=lambda e: e.id)
     chosen = random.Random(recipe["train"]["seed"]).sample(chosen, min(len(chosen), recipe["codec"].get("latents_clips", 0)))
     found: dict[str, np.ndarray] = {}
     for batch in length_batches(chosen, recipe["train"]["batch_frames"]):

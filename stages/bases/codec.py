@@ -31,6 +31,7 @@ CROP_TOKENS, CROP_SECONDS = 80, 3.2  # of a training example of the decoder: at 
 BATCH = 24
 FEWEST = 5  # frames of a pair of phones that count
 GAIN_CLIPS = 150  # of each source: how much its bands vary
+RESIDUAL_CLIPS = 4_000  # synthetic ones, for the residual codebooks
 FRAMES = 60_000  # of each source, for the semantic codebook
 NETWORKS: dict[str, Callable[[dict], torch.nn.Module]] = {
     "semantic-flow": SemanticNetwork, "residual-flow": ResidualNetwork, "scalar-flow": ScalarNetwork,
@@ -108,7 +109,8 @@ class CodecFit:
         quantiser.fit_discriminants(torch.from_numpy(np.concatenate(features)[kept]), said)
         explained = [quantiser.fit_entries(self._frames([spoken, *people]), self.seed)]
         if self.residual:
-            clips = [(spoken, i) for i in spoken.ids[::5]] + [(source, i) for source in people for i in source.ids]
+            thinned = spoken.ids[:: -(-len(spoken.ids) // RESIDUAL_CLIPS)]
+            clips = [(spoken, i) for i in thinned] + [(source, i) for source in people for i in source.ids]
             semantic = [self._semantic(source, clip_id) for source, clip_id in clips]
             patches = [self._patches(source, clip_id, len(s)) for (source, clip_id), s in zip(clips, semantic, strict=True)]
             explained += self.network.residual.fit(torch.cat(patches), torch.cat(semantic), self.seed)
