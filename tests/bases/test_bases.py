@@ -16,11 +16,36 @@ import models
 from models.parts.family import Sampling, Voice
 from models.small.flow import Flow, FlowConfig
 from stages.bases import __main__ as bases
-from stages.bases import loop
+from stages.bases import loop, natural
 from stages.bases.codec import Utterance, decoder_loss, give_alike_frames
+from stages.bases.kokoro import SAMPLE_RATE, Reading, Word
 from stages.bases.sentences import stream
-from stages.bases.voices import phone_labels
+from stages.bases.voices import PITCH, phone_labels, read_aloud
+from stages.bases.voices import SAMPLE_RATE as FLITE_RATE
+from stages.common.shards import Shards
+from stages.gate.audio import resampled
 from tests.toy_cosyvoice import ROOT, contents
+
+
+class Natural:
+    """Stands where Kokoro does, whose packages need a network: two of flite's voices, and one that nobody is to hear."""
+
+    FLITE = {"am_one": "awb", "bf_two": "slt"}
+    LETTERS = {name: letter for letter, name in natural.PHONES.items()} | {"er": "ɜ"}
+
+    def voices(self) -> list[str]:
+        return ["af_heart", *self.FLITE]
+
+    def words(self, text: str, voice: str) -> list[Word]:
+        return [Word(text, "")]
+
+    def read(self, words: list[Word], voice: str) -> Reading:
+        (word,) = words
+        audio, phones = read_aloud(word.text, self.FLITE[voice], 1.0, PITCH[self.FLITE[voice]])
+        said = [(self.LETTERS[name], round(end * SAMPLE_RATE)) for name, end in phones if name != "pau"]
+        edges = (round(phones[0][1] * SAMPLE_RATE), *(end for _, end in said))
+        return Reading(resampled(audio, FLITE_RATE, SAMPLE_RATE), (Word(word.text, "".join(letter for letter, _ in said), edges),))
+
 
 REAL = ["the dog and the cat", "a flawed diamond", "he reads the paper in the morning", "walk on"]
 
@@ -33,11 +58,12 @@ def recipe(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = request.param
     values = yaml.safe_load((ROOT / f"models/{name}/tiny/recipe.yaml").read_text())
-    values["voices"] = {"sentences": 40, "seed": 3}  # each voice has more than one of them, as IndexTTS2's pairs need
+    values["voices"] |= {key: 40 for key in ("sentences", "natural") if key in values["voices"]}  # each voice has some of them, as IndexTTS2's pairs need
     if books := values["codec"]["config"].get("codebooks"):
         values["codec"] |= {"people": None, "aligned_clips": 40, "decoder_steps": 4}
         values["codec"]["config"] |= {"codebooks": [16, *(8 for _ in books[1:])], "pca": 8}
     values["train"] |= {"steps": 4, "validation": 5}
+    monkeypatch.setattr(natural, "Kokoro", Natural)
     if name == "fish_s2":
         values["network"] |= {"semantic_entries": 16, "codebook_size": 16}
     elif name == "voxtral":
@@ -85,6 +111,16 @@ def test_a_base_speaks_and_being_killed_changes_nothing(recipe, monkeypatch):
     bases.main(["--model", name])
     again = contents(folder)
     assert {k: v for k, v in again.items() if k != "figures.json"} == {k: v for k, v in whole.items() if k != "figures.json"}
+
+
+def test_natural_voices_begin_alike_and_some_are_never_heard(tmp_path, monkeypatch):
+    monkeypatch.setattr(natural, "Kokoro", Natural)
+    few, more = (natural.read_naturally(tmp_path / str(count), [*itertools.islice(stream(3, REAL), count)], 3) for count in (10, 20))
+    assert more[:10] == few
+    assert {row["speaker"] for row in more} == {*Natural.FLITE}
+    assert [clip.id for clip in Shards(tmp_path / "20")] == [row["id"] for row in more]
+    for row, clip in zip(more, Shards(tmp_path / "20"), strict=True):
+        assert clip.sample_rate == 16000 and len(clip.audio) / 16000 == row["seconds"] == pytest.approx(row["phones"][-1][1])
 
 
 def test_sentences_are_seeded_and_new():
