@@ -19,13 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import models
 from models.parts.each import each
 from models.parts.errors import UserError
-from models.parts.evaluating import evaluating
 from models.parts.family import Example, Family
 from models.parts.precision import repeatable
 from models.parts.weights import save_half
@@ -34,19 +32,17 @@ from models.small.linear_codec import LinearCodec, LinearNetwork
 from models.small.voiceprint import voiceprint
 from stages.bases.codec import CodecFit, Measured, Source
 from stages.bases.debian import DOWNLOADS
-from stages.bases.loop import optimise, write_curve
+from stages.bases.loop import write_curve
 from stages.bases.natural import read_naturally
+from stages.bases.network import hidden_states, phones_at, train
 from stages.bases.people import SPEAKERS, recordings
 from stages.bases.sentences import example_sentences, stream
 from stages.bases.voices import synthesise
 from stages.common.cli import run
 from stages.common.files import read_json, read_jsonl, staged, write_json, write_jsonl
 from stages.common.shards import Shards, write_shards
-from stages.train.batching import length_batches
 
 SCRATCH = Path(".scratch/bases")
-ALPHABET = [phones.PAUSE, *phones.PHONES]
-READING = 0.5  # weight of what is told of the phones
 CHUNK = 200  # clips that the encoder takes in one go
 ORIGIN = (
     "A small base trained by this repository (recipe.yaml beside it), not the released model. Its language model has heard "
@@ -210,77 +206,6 @@ def voice_of(clip_id: str) -> str:
     """ "slt-000123" is slt, and "june-path/to-prompt-0.88" is june played slowly."""
     speaker, *_, last = clip_id.split("-")
     return f"{speaker}-{last}" if "." in last else speaker
-
-
-def phones_at(said: list[tuple[str, float]], times: np.ndarray) -> np.ndarray:
-    """Which phone (place in ALPHABET) is being said at `times` (seconds): int64, like `times`."""
-    ends = np.array([end for _, end in said])
-    places = np.array([ALPHABET.index(name) for name, _ in said])
-    return places[np.minimum(np.searchsorted(ends, times), len(said) - 1)]
-
-
-def phone_reader(family: Family, network: torch.nn.Module, example: Example, phones_each: int, seed: int) -> torch.nn.Linear:
-    """From what a frame is drawn from, as wide as `example` shows, to the logits of `phones_each` phones."""
-    with torch.no_grad():
-        _, drawn_from = family.base_loss(network, family.batch(network, [example]))
-    torch.manual_seed(seed)
-    return torch.nn.Linear(drawn_from.shape[1], phones_each * len(ALPHABET))
-
-
-def train(
-    family: Family, recipe: dict, examples: list[Example], last: set[str], scratch: Path, heard: dict[str, np.ndarray] | None = None
-) -> tuple[torch.nn.Module, list[dict]]:
-    """Train `family`'s network from seeded random weights; short utterances first, since they teach which letter sounds how.
-
-    `last`: the utterances that it learns from alone from `natural_from` of the steps on, and is measured on.
-
-    `heard`: the phones (frames, n) of each utterance, of a network that writes values. The error of a value says little about
-    which word it belongs to, so a layer that is thrown away learns to tell the phones from what each frame is drawn from: that
-    is how the network finds its place in the text.
-    """
-    settings, seed = recipe["train"], recipe["train"]["seed"]
-    network = family.create(recipe["network"], seed)
-    reader = phone_reader(family, network, examples[0], heard[examples[0].id].shape[1], seed) if heard else None
-
-    def loss_of(step: int) -> torch.Tensor:
-        batch = family.base_batch(network, plan[step])
-        if not heard or not reader:
-            return family.loss(network, batch).total
-        loss, drawn_from = family.base_loss(network, batch)
-        said = torch.from_numpy(np.concatenate([heard[example.id] for example in plan[step]]))
-        return loss.total + READING * F.cross_entropy(reader(drawn_from).view(-1, len(ALPHABET)).float(), said.flatten())
-
-    rng = random.Random(seed)
-    rng.shuffle(examples)
-    validation = [e for e in examples if e.id in last][: settings["validation"]]
-    kept = {e.id for e in validation}
-    training = [e for e in examples if e.id not in kept]
-    plan: list[list[Example]] = []
-    while len(plan) < settings["steps"]:
-        longest = next(limit for until, limit in settings["longest"] if len(plan) <= until * settings["steps"])
-        alone = len(plan) >= settings.get("natural_from", 1) * settings["steps"]
-        plan += length_batches([e for e in training if len(e.codes) <= longest and (e.id in last or not alone)], settings["batch_frames"], rng)
-
-    def evaluate() -> float:
-        with evaluating(network), torch.no_grad():
-            losses = [family.loss(network, family.batch(network, b)) for b in length_batches(validation, settings["batch_frames"])]
-        return sum(float(x.total) * x.labels for x in losses) / sum(x.labels for x in losses)
-
-    network.train()
-    curve = optimise(
-        "network", [*network.parameters(), *(reader.parameters() if reader else ())], loss_of, settings["steps"], settings["lr"], seed, scratch, evaluate=evaluate
-    )
-    return network.eval(), curve
-
-
-def hidden_states(family: Family, network: torch.nn.Module, examples: list[Example], of: set[str], recipe: dict) -> dict[str, np.ndarray]:
-    """`family.latents` by utterance, of as many of `of` as the recipe says; none for a decoder of codes alone."""
-    chosen = sorted((e for e in examples if e.id in of), key=lambda e: e.id)
-    chosen = random.Random(recipe["train"]["seed"]).sample(chosen, min(len(chosen), recipe["codec"].get("latents_clips", 0)))
-    found: dict[str, np.ndarray] = {}
-    for batch in length_batches(chosen, recipe["train"]["batch_frames"]):
-        found |= {e.id: hidden for e, hidden in zip(batch, family.latents(network, batch), strict=True)}
-    return found
 
 
 if __name__ == "__main__":

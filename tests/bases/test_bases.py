@@ -19,6 +19,7 @@ from stages.bases import __main__ as bases
 from stages.bases import loop, natural
 from stages.bases.codec import Utterance, decoder_loss, give_alike_frames
 from stages.bases.kokoro import SAMPLE_RATE, Reading, Word
+from stages.bases.network import ALPHABET, phones_at
 from stages.bases.sentences import stream
 from stages.bases.voices import PITCH, phone_labels, read_aloud
 from stages.bases.voices import SAMPLE_RATE as FLITE_RATE
@@ -139,8 +140,8 @@ def test_a_frame_is_labelled_with_its_phone_and_the_nearer_neighbour():
 
 def test_the_phone_of_a_moment_is_the_one_being_said():
     phones = [("pau", 0.2), ("n", 0.3), ("ow", 0.7), ("pau", 0.9)]
-    said = bases.phones_at(phones, np.array([0.05, 0.19, 0.21, 0.29, 0.31, 0.69, 0.71, 5.0]))
-    assert [bases.ALPHABET[place] for place in said] == ["pau", "pau", "n", "n", "ow", "ow", "pau", "pau"]
+    said = phones_at(phones, np.array([0.05, 0.19, 0.21, 0.29, 0.31, 0.69, 0.71, 5.0]))
+    assert [ALPHABET[place] for place in said] == ["pau", "pau", "n", "n", "ow", "ow", "pau", "pau"]
 
 
 def test_guessed_residual_codes_are_of_the_same_voice_and_semantic_code():
