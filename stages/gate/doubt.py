@@ -3,7 +3,8 @@
 A listener writes the one text that it finds likeliest; how likely it finds another, it tells when asked. In the good takes of a
 natural voice most of what it writes otherwise than the text ("or" and "all", "has" and "is", a lost "I") it would as well have
 written as it stands there, while a word that is missing, or another one, makes the text thousands of times less likely. And a
-phrase that is said twice and written once leaves a word that lasts too long; there it is asked about the phrase twice.
+phrase that is said twice and written once leaves a word that lasts too long; there it is asked about the phrase twice. A short
+sentence within half a minute it now and then leaves out, and how likely that is it can't tell: it hears the place by itself.
 
 The limits are of 72 clean takes of three of Kokoro's voices, and of 230 with planted defects (stages/bench/gate.py).
 """
@@ -31,6 +32,8 @@ TWICE = 4.5      # nats by which a phrase said twice may be less likely than sai
 LONG = 0.3       # seconds that a word must last too long before it is asked whether something was said twice
 PHRASE = 4       # words, at most, that are said twice
 BEFORE, AFTER = 8, 4  # words around the place that are listened to
+AROUND = 3  # words at each side of a phrase that was left out, when its place is heard by itself
+HEARD = 0.0  # in place of nats: the phrase is there when the place is heard by itself
 
 Doubt = list[Any]  # the words of the text, what was written for them, and how many nats less likely they are
 
@@ -38,8 +41,10 @@ Doubt = list[Any]  # the words of the text, what was written for them, and how m
 def doubts(listener: Listener, wave: np.ndarray, words: Sequence[Heard], text: str) -> list[Doubt]:
     """Of each place where a take of `text` was heard otherwise, and that may be a slip of the listener. `words`: of `transcribe`."""
     steps = align(text, "".join(word.text for word in words)).words
-    asked = [(start, end) for start, end in wrong(steps) if _limit(*sides(steps[start:end])) is not None]
-    found = []
+    places = [*wrong(steps)]
+    left_out = [place for place in places if _is_phrase(*sides(steps[slice(*place)]))]
+    found: list[Doubt] = [[sides(steps[start:end])[0], "", HEARD] for start, end in left_out if _is_there(listener, wave, words, steps, start, end)]
+    asked = [place for place in places if place not in left_out and _limit(*sides(steps[slice(*place)])) is not None]
     for window, first, last in _shares(wave, words, steps):
         here = [(start, end) for start, end in asked if first <= start < last]
         if here:
@@ -67,10 +72,33 @@ def _said(steps: Sequence[Word]) -> str:
     return sides(steps)[1]
 
 
+def _is_phrase(wanted: str, heard: str) -> bool:
+    """Whether several words were left out."""
+    return not heard and " " in wanted
+
+
+def _is_there(listener: Listener, wave: np.ndarray, words: Sequence[Heard], steps: Sequence[Word], start: int, end: int) -> bool:
+    """Whether what was left out, steps `start` to `end`, is heard when the listener hears its place by itself."""
+    before, phrase, after = (sides(some)[0].split() for some in (steps[max(0, start - AROUND) : start], steps[start:end], steps[end : end + AROUND]))
+    place = int(np.searchsorted(_heard_by(words, steps), len(_said(steps[:start]).split()), "right"))
+    first, last = max(0, place - AROUND), min(len(words), place + AROUND)
+    piece = wave[round(words[first].start * RATE) if first else 0 : round(words[last - 1].end * RATE) if last < len(words) else None]
+    said = "".join(word.text for word in listener.transcribe([piece])[0])
+    at = 0
+    for step in align(" ".join([*before, *phrase, *after]), said).words:
+        count = len(step.reference.split()) if step.reference else 0
+        if at < len(before) + len(phrase) and at + count > len(before) and step.op != "ok":
+            return False
+        at += count
+    return True
+
+
 def _limit(wanted: str, heard: str) -> float | None:
     """The nats that pardon it; None where nothing does."""
-    if not wanted or (not heard and " " in wanted):
+    if not wanted:
         return None
+    if _is_phrase(wanted, heard):
+        return HEARD
     if not heard:
         return ONE_SOUND if apart(wanted, "") == 1 else ONE_WORD
     return OTHERWISE.get(apart(wanted, heard))
@@ -79,15 +107,19 @@ def _limit(wanted: str, heard: str) -> float | None:
 def _shares(wave: np.ndarray, words: Sequence[Heard], steps: Sequence[Word]) -> Iterator[tuple[Window, int, int]]:
     """The windows of a take, and from which step of its alignment to which each goes. Words are counted in their usual reading:
     where another one fits the text, an end is off by a word or two."""
-    usual = [len(spoken(word.text)) for word in words]
-    heard = np.cumsum([len(step.heard.split()) if step.heard else 0 for step in steps])
-    scale, first = heard[-1] / max(sum(usual), 1) if len(steps) else 0.0, 0
+    so_far, heard, first = _heard_by(words, steps), np.cumsum([len(step.heard.split()) if step.heard else 0 for step in steps]), 0
     pieces = windows(Window(0, 0.0, wave))
     for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
-        so_far = sum(count for count, word in zip(usual, words, strict=True) if after is None or word.start < after.start)
-        last = len(steps) if after is None else int(np.searchsorted(heard, scale * so_far, "right"))
+        earlier = sum(after is None or word.start < after.start for word in words)
+        last = len(steps) if after is None else int(np.searchsorted(heard, so_far[earlier - 1] if earlier else 0.0, "right"))
         yield piece, first, last
         first = last
+
+
+def _heard_by(words: Sequence[Heard], steps: Sequence[Word]) -> np.ndarray:
+    """How many of the words of an alignment were heard by the end of each word of `transcribe`."""
+    usual = np.cumsum([len(spoken(word.text)) for word in words])
+    return usual * (len(_said(steps).split()) / max(usual[-1], 1)) if len(words) else np.zeros(0)
 
 
 def twice(listener: Listener, wave: np.ndarray, words: Sequence[Heard], place: int, seconds: float) -> str | None:

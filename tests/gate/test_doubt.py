@@ -74,6 +74,16 @@ def test_a_phrase_that_was_said_twice_and_written_once_is_found(listener: Listen
     assert twice(listener, again, later, first + 2, 0.0) is None  # nothing lasts too long there
 
 
+def test_a_phrase_that_was_said_and_left_out_is_no_error_and_one_that_was_not_said_is(listener: Listener) -> None:
+    text, audio = speech("vm-nobodyavail")
+    words = listener.transcribe([audio])[0]
+    first = next(index for index, word in enumerate(words) if word.text == " is")
+    start, end = (round(words[index].start * RATE) for index in (first, first + 3))
+    without = np.concatenate([audio[:start], audio[end:]])
+    assert wrong(listener, audio, words[:first] + words[first + 3 :], text) == []
+    assert wrong(listener, without, listener.transcribe([without])[0], text) == ["dropped"] * 3
+
+
 WORDS = st.lists(st.sampled_from(["hold", "the", "line", "please", "or", "all", "i"]), max_size=8).map(" ".join)
 
 
