@@ -65,69 +65,75 @@ def main(argv: list[str]) -> None:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     repeatable()  # two families train side by side
     started = time.monotonic()
-    # 1. Voices that read made-up sentences.
-    said = voices(recipe["voices"], "sentences", synthesise)
-    texts = {row["id"]: row for row in read_jsonl(said / "manifest.jsonl")}
-    for row in texts.values():
-        phones.remember(row["text"], (phone for phone, _ in row["phones"]))
-    if recipe["codec"]["config"]["kind"] == "linear":
-        of_values(family, recipe, said, texts, folder, started)
-        return
-    # 2. Natural voices, people for the decoder, what the speech encoder makes of them all, and the codec.
-    spoken = [prepared(said)]
-    aligned = [*texts.values()]
+    # 1. Voices that read made-up sentences: synthetic ones all of them, natural ones the first.
+    read = [voices(recipe["voices"], "sentences", synthesise)]
     if "natural" in recipe["voices"]:
-        read = voices(recipe["voices"], "natural", read_naturally)
-        spoken, aligned = [*spoken, prepared(read)], read_jsonl(read / "manifest.jsonl")
-        texts |= {row["id"]: row for row in aligned}
+        read.append(voices(recipe["voices"], "natural", read_naturally))
+    texts = [read_jsonl(said / "manifest.jsonl") for said in read]
+    for row in texts[0]:
+        phones.remember(row["text"], (phone for phone, _ in row["phones"]))
+    # 2. The codec, and what it makes of the voices; 3. the network, from random weights; 4. how it went.
+    (of_values if recipe["codec"]["config"]["kind"] == "linear" else of_codes)(family, recipe, read, texts, folder, started)
+
+
+def of_codes(family: Family, recipe: dict, read: list[Path], texts: list[list[dict]], folder: Path, started: float) -> None:
+    """With a codec of codes: what the speech encoder makes of the voices, and a decoder that hears people besides."""
+    # 2. People for the decoder, and the codec.
+    spoken = [prepared(said) for said in read]
     people = apart(prepared(recorded_people(**recipe["codec"]["people"]))) if recipe["codec"]["people"] else []
     fit = CodecFit(recipe["codec"]["config"], recipe["codec"])
-    aligned = aligned[: recipe["codec"]["aligned_clips"]]
+    aligned = texts[-1][: recipe["codec"]["aligned_clips"]]
     explained = fit.fit_quantisers(spoken[-1], {row["id"]: row["phones"] for row in aligned}, people)
     codes = [fit.codes(source) for source in spoken]
     heard = [(spoken[-1], codes[-1]), *((source, fit.codes(source)) for source in people)]
-    decoder_curve = fit.fit_decoder(heard, SCRATCH / name)
+    decoder_curve = fit.fit_decoder(heard, SCRATCH / family.name)
     write_json(folder / "codec" / "config.json", recipe["codec"]["config"])
     save_half(fit.network, folder / "codec" / "model.safetensors")
-    # 3. The network, from random weights.
-    source_of = {clip_id: source for source in spoken for clip_id in source.ids}
-    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], c.numpy().astype(np.int32)) for some in codes for i, c in some.items() if len(c) > 2]
+    # 3. The network.
+    by_id, source_of = rows_of(texts), {clip_id: source for source in spoken for clip_id in source.ids}
+    examples = [Example(i, by_id[i]["text"], by_id[i]["speaker"], c.numpy().astype(np.int32)) for some in codes for i, c in some.items() if len(c) > 2]
     if family.told_who_speaks:
         examples = [replace(example, speaker_embedding=voiceprint(source_of[example.id].analysis(example.id))) for example in examples]
-    examples = family.base_examples(examples, lambda clip_id: fit.points(source_of[clip_id], clip_id))
-    network, curve = train(family, recipe, examples, {*spoken[-1].ids}, SCRATCH / name)
+    examples, last = family.base_examples(examples, lambda clip_id: fit.points(source_of[clip_id], clip_id)), {*spoken[-1].ids}
+    network, curve = train(family, recipe, examples, last, SCRATCH / family.name)
     family.save(network, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN})
-    # 4. Where the decoder takes the network's hidden states as well: the layer between them.
-    if latents := hidden_states(family, network, examples, {*spoken[-1].ids}, recipe):
-        latents_curve = fit.fit_latents(spoken[-1], codes[-1], latents, SCRATCH / name)
+    if latents := hidden_states(family, network, examples, last, recipe):  # the decoder takes them as well, through a layer of its own
+        latents_curve = fit.fit_latents(spoken[-1], codes[-1], latents, SCRATCH / family.name)
         save_half(fit.network, folder / "codec" / "model.safetensors")
         write_curve(folder / "latents_curve.jsonl", latents_curve)
-    # 5. How it went.
+    # 4. How it went.
     write_curve(folder / "decoder_curve.jsonl", decoder_curve)
-    tell(folder, texts, len(examples), network, curve, started, variance_explained=[round(value, 3) for value in explained], decoder_loss=decoder_curve[-1]["train"])
+    figures = {"variance_explained": [round(value, 3) for value in explained], "decoder_loss": decoder_curve[-1]["train"]}
+    tell(folder, texts, len(examples), network, curve, started, **figures)
 
 
-def of_values(family: Family, recipe: dict, said: Path, texts: dict[str, dict], folder: Path, started: float) -> None:
-    """The same for a codec of values: no speech encoder, no people and no decoder; the vocoder's frames are all that it needs."""
+def of_values(family: Family, recipe: dict, read: list[Path], texts: list[list[dict]], folder: Path, started: float) -> None:
+    """With a codec of values: no speech encoder, no people and no decoder; the vocoder's frames are all that it needs."""
     # 2. The codec.
-    analysis = measured(Shards(said), "vocoder", vocoder.analyse, vocoder.BANDS)
+    spoken = [measured(Shards(said), "vocoder", vocoder.analyse, vocoder.BANDS) for said in read]
     config, network = recipe["codec"]["config"], LinearNetwork(recipe["codec"]["config"])
-    clips = random.Random(recipe["codec"]["seed"]).sample(sorted(analysis.index), min(len(analysis.index), recipe["codec"]["clips"]))
-    explained = network.fit(torch.cat([whole(analysis[clip_id], config["step"]) for clip_id in clips]))
+    clips = random.Random(recipe["codec"]["seed"]).sample(sorted(spoken[-1].index), min(len(spoken[-1].index), recipe["codec"]["clips"]))
+    explained = network.fit(torch.cat([whole(spoken[-1][clip_id], config["step"]) for clip_id in clips]))
     write_json(folder / "codec" / "config.json", config)
     save_half(network, folder / "codec" / "model.safetensors")
-    # 3. The network, from random weights, on what the codec makes of the voices.
-    codec = LinearCodec(folder / "codec")
-    patches = {i: max(1, round(texts[i]["seconds"] * codec.contract.token_rate)) for i in analysis.index}
-    examples = [Example(i, texts[i]["text"], texts[i]["speaker"], codec.patches(analysis[i], count)) for i, count in patches.items()]
+    # 3. The network.
+    codec, by_id = LinearCodec(folder / "codec"), rows_of(texts)
+    analysis = {clip_id: source for source in spoken for clip_id in source.index}
+    patches = {i: max(1, round(by_id[i]["seconds"] * codec.contract.token_rate)) for i in analysis}
+    examples = [Example(i, by_id[i]["text"], by_id[i]["speaker"], codec.patches(analysis[i][i], count)) for i, count in patches.items()]
     frames = codec.patch * codec.contract.token_rate  # a second
-    heard = {i: phones_at(texts[i]["phones"], (np.arange(count * codec.patch) + 0.5) / frames).reshape(count, -1) for i, count in patches.items()}
-    trained, curve = train(family, recipe, examples, {*patches}, SCRATCH / family.name, heard)
+    said = {i: phones_at(by_id[i]["phones"], (np.arange(count * codec.patch) + 0.5) / frames).reshape(count, -1) for i, count in patches.items()}
+    trained, curve = train(family, recipe, examples, {*spoken[-1].index}, SCRATCH / family.name, said)
     family.save(trained, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"origin": ORIGIN_OF_VALUES})
     # 4. How it went.
     tell(folder, texts, len(examples), trained, curve, started, variance_explained=[round(explained, 3)])
+
+
+def rows_of(texts: list[list[dict]]) -> dict[str, dict]:
+    """The rows of all manifests, by id."""
+    return {row["id"]: row for rows in texts for row in rows}
 
 
 def whole(analysis: np.ndarray, step: int) -> torch.Tensor:
@@ -135,11 +141,11 @@ def whole(analysis: np.ndarray, step: int) -> torch.Tensor:
     return torch.from_numpy(analysis[: len(analysis) // step * step])
 
 
-def tell(folder: Path, texts: dict[str, dict], clips: int, network: torch.nn.Module, curve: list[dict], started: float, **figures: object) -> None:
+def tell(folder: Path, texts: list[list[dict]], clips: int, network: torch.nn.Module, curve: list[dict], started: float, **figures: object) -> None:
     """curve.jsonl, figures.json, and a line."""
     write_curve(folder / "curve.jsonl", curve)
     write_json(folder / "figures.json", {
-        "hours": round(sum(row["seconds"] for row in texts.values()) / 3600, 2), "clips": clips, **figures,
+        "hours": round(sum(row["seconds"] for row in rows_of(texts).values()) / 3600, 2), "clips": clips, **figures,
         "validation_loss": curve[-1]["validation"], "minutes": round((time.monotonic() - started) / 60),
         "parameters": sum(p.numel() for p in network.parameters()),
     })  # fmt: skip
