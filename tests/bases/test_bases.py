@@ -59,12 +59,14 @@ def recipe(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = request.param
     values = yaml.safe_load((ROOT / f"models/{name}/tiny/recipe.yaml").read_text())
-    values["voices"] = {key: 40 for key in values["voices"]} | {"seed": 3}  # each voice has more than one of them, as IndexTTS2's pairs need
+    values["voices"] = {"sentences": 40, "seed": 3}  # each voice has more than one of them, as IndexTTS2's pairs need
+    values["train"] |= {"steps": 4, "validation": 5}
+    if name in ("fish_s2", "indextts2", "voxcpm"):
+        monkeypatch.setattr(natural, "Kokoro", Natural)
+        values["voices"]["natural"], values["train"]["natural_from"] = 40, 0.5
     if books := values["codec"]["config"].get("codebooks"):
         values["codec"] |= {"people": None, "aligned_clips": 40, "decoder_steps": 4}
         values["codec"]["config"] |= {"codebooks": [16, *(8 for _ in books[1:])], "pca": 8}
-    values["train"] |= {"steps": 4, "validation": 5}
-    monkeypatch.setattr(natural, "Kokoro", Natural)
     if name == "fish_s2":
         values["network"] |= {"semantic_entries": 16, "codebook_size": 16}
     elif name == "voxtral":
