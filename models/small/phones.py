@@ -6,6 +6,7 @@ figures). Released networks do, and read their own tokens.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 
@@ -18,6 +19,7 @@ PAUSE = "pau"
 PHONES = (
     "aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
 ).split()
+ADDRESS = re.compile(r"(?<=\w\w)\.(?=[a-z][\w-])")  # the dots of www.asterisk.org, which flite passes over
 KEYS = {"*": " star ", "#": " pound ", "&": " and "}  # as a telephone says them
 _known: dict[str, str] = {}
 
@@ -62,5 +64,6 @@ def _plain(text: str) -> str:
     text = plain(text)
     for key, word in KEYS.items():
         text = text.replace(key, word)
+    text = ADDRESS.sub(" dot ", text)
     text = " ".join(text.split()).rstrip(" .,?!")
     return text[:1].upper() + text[1:]

@@ -27,6 +27,7 @@ PAIRS = {
     "5 m²": "five square meters", "x²": "x squared", "10⁶": "ten to the six", "H₂O": "H2O", "π": "pi", "5′10″": "five feet ten inches",
     "Łódź": "Lodz", "Søren": "Soren", "Straße": "strasse", "æther": "aether", "œuvre": "oeuvre", "þorn": "thorn", "Dvořák": "Dvorak", "ﬁnally": "finally",
     "naïve café": "naive cafe", "Ångström": "Angstrom", "Pleаse": "Please", "ＡＢＣ １２": "ABC 12", "wait… what": "wait... what", "so\u00adft": "soft",
+    "visit www.example.org.": "visit www dot example dot org", "john.smith@example.com": "john dot smith@example dot com",
     "hello 你好 there": "hello there", "hello你好there": "hello there", "OK 👍🏽": "OK", "→ next": "next",
 }  # fmt: skip
 
