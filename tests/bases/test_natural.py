@@ -12,7 +12,6 @@ from stages.bases import natural
 from stages.bases.kokoro import FRAME, SAMPLE_RATE, Reading, Word
 from stages.bases.natural import timed_phones
 
-SECOND = SAMPLE_RATE
 LETTERS = [*natural.PHONES, "ˈ", "ˌ", "ː"]
 
 
@@ -23,7 +22,7 @@ def reading(words: list[tuple[str, list[int]]], frames: int) -> Reading:
 
 
 def test_marks_of_stress_and_length_belong_to_the_vowel():
-    (said,) = [timed_phones(reading([("hˈɑːt", [10, 12, 13, 16, 17, 20])], 24))]
+    said = timed_phones(reading([("hˈɑːt", [10, 12, 13, 16, 17, 20])], 24))
     assert said == [(PAUSE, 0.25), ("hh", 0.3), ("aa", 0.425), ("t", 0.5), (PAUSE, 0.6)]
 
 
@@ -52,5 +51,5 @@ def test_phones_fill_the_audio_from_its_beginning_to_its_end(words: list[list[tu
         at = edges[-1] + gap
     said = timed_phones(reading(spoken, at))
     ends = [end for _, end in said]
-    assert ends == sorted(ends) and ends[-1] == pytest.approx(FRAME * at / SECOND)
+    assert ends == sorted(ends) and ends[-1] == pytest.approx(FRAME * at / SAMPLE_RATE)
     assert {name for name, _ in said} <= {PAUSE, *PHONES}
